@@ -1,0 +1,72 @@
+"""Variational-inference patterns on NumPyro, and one comparison that tells whether VI can stand in for NUTS.
+
+Every name is imported when it is first used: `import vipatterns` costs nothing and touches no setting of JAX.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vipatterns.archive import load
+    from vipatterns.comparison import Comparison, compare
+    from vipatterns.errors import InputError
+    from vipatterns.methods import fit
+    from vipatterns.methods.full_rank import FullRank
+    from vipatterns.methods.guide import Guide
+    from vipatterns.methods.ladder import Ladder
+    from vipatterns.methods.laplace import Laplace
+    from vipatterns.methods.low_rank import LowRank
+    from vipatterns.methods.mean_field import MeanField
+    from vipatterns.methods.nuts import NUTS
+    from vipatterns.posterior import Certificate, Fit
+    from vipatterns.prediction import prior_predictive
+
+_ROOMS = {
+    "Certificate": "posterior",
+    "Comparison": "comparison",
+    "Fit": "posterior",
+    "FullRank": "methods.full_rank",
+    "Guide": "methods.guide",
+    "InputError": "errors",
+    "Ladder": "methods.ladder",
+    "Laplace": "methods.laplace",
+    "LowRank": "methods.low_rank",
+    "MeanField": "methods.mean_field",
+    "NUTS": "methods.nuts",
+    "compare": "comparison",
+    "fit": "methods",
+    "load": "archive",
+    "prior_predictive": "prediction",
+}
+"""Where each name that users type lives; a test holds it equal to the imports above."""
+
+__all__ = [  # noqa: RUF022  in the order of _ROOMS
+    "Certificate",
+    "Comparison",
+    "Fit",
+    "FullRank",
+    "Guide",
+    "InputError",
+    "Ladder",
+    "Laplace",
+    "LowRank",
+    "MeanField",
+    "NUTS",
+    "compare",
+    "fit",
+    "load",
+    "prior_predictive",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"vipatterns has no name {name!r}; it has {', '.join(_ROOMS)}")
+    value = globals()[name] = getattr(import_module(f"vipatterns.{_ROOMS[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*_ROOMS, "__version__"]

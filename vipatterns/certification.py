@@ -1,0 +1,244 @@
+"""From a proposal q to a Fit with its certificate: draw, weigh, judge, resample.
+
+Every method that has a log q ends here, so that all of them are judged alike.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from vipatterns import diagnosis
+from vipatterns.density import Clock, Density
+from vipatterns.draws import Sites, scalars_of, tree
+from vipatterns.modes import Modes
+from vipatterns.posterior import Certificate, Fit
+
+BLOCK = 4_000
+"""Draws are made in blocks of this many, compiled once."""
+MAX_PROPOSALS = 40_000
+BEYOND_SPLITS = 2**31
+"""The first keys of split and of fold_in are the same ones; a method does not split its key into this many."""
+MAX_JUDGED = 400
+"""Each scalar's own k-hat is looked at for up to this many scalars: those with the largest Monte Carlo error."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A mixture, in equal parts, of the q's that the restarts ended with."""
+
+    draw: Callable
+    """(rng_key, component) -> z (D,); or z and its log density where `log_q` is None."""
+    log_q: Callable | None
+    """(z, component) -> log density of that component, nats; None where it is known at a component's own draws only."""
+    components: np.ndarray
+    """Indices of the components that take part."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a method has to say of how it got to its q."""
+
+    stopped_because: str
+    num_steps: int = 0
+    losses: np.ndarray | None = None
+    rhat: float = math.nan
+    """Of the restarts' variational parameters; nan where nothing was restarted."""
+    caveat: str = ""
+    """A sentence for the verdict: what was not looked at."""
+    modes: Modes = field(default_factory=Modes)
+    """What the search for a mode met besides the one that q was started from."""
+
+
+def certify(
+    rng_key,
+    method: Any,
+    target: Density,
+    proposal: Proposal,
+    account: Account,
+    clock: Clock,
+    *,
+    num_samples: int = 1_000,
+    coords: dict | None = None,
+    dims: dict | None = None,
+) -> Fit:
+    """Draws from q, weighs the draws by log_p - log_q, judges and resamples them.
+
+    Args:
+        rng_key: the key that the method was given, recorded as the seed; what is drawn here comes from a key folded out of it.
+        method: recorded in the Fit.
+        target: the density; the caller is in its precision.
+        proposal: q.
+        account: how the method came to it.
+        clock: counts compile time.
+        num_samples: posterior draws a chain, four chains; chains of resampled draws are parts of one sample, not restarts.
+        coords: dim -> labels.
+        dims: site -> names of its axes.
+    """
+    key_draws, key_resample = jax.random.split(jax.random.fold_in(rng_key, BEYOND_SPLITS))
+    sampler = _sampler(target, proposal, clock)
+    num_proposals = int(np.clip(min(4e9 / target.num_data, 4e7 / target.dim), BLOCK, MAX_PROPOSALS)) // BLOCK * BLOCK
+    z, log_p, log_q = sampler(key_draws, num_proposals)
+    sites = Sites(target, BLOCK, clock)
+    values = sites(z)
+    names, scalars = scalars_of({k: v[None] for k, v in values.items()})
+    scalars = scalars[0]
+    halves = [diagnosis.smooth(log_p[i::2], log_q[i::2]) for i in range(2)]
+    weights = diagnosis.smooth(log_p, log_q)
+    certificate = _judge(weights, halves, names, scalars, 4 * num_samples, account, _further_modes(target, z, proposal, account.modes))
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_resample)))
+    chosen = diagnosis.resample(rng, weights.log_weights, 4 * num_samples)
+    grouped = {k: v[chosen].reshape(4, num_samples, *v.shape[1:]) for k, v in values.items()}
+    ratio = log_p - log_q
+    chains = (len(proposal.components), ratio.size // len(proposal.components))
+    raw = {k: v.reshape(*chains, *v.shape[1:]) for k, v in values.items() if k in target.latents}
+    groups = {
+        "posterior": grouped,
+        "sample_stats": {"log_p": log_p[chosen].reshape(4, -1), "log_q": log_q[chosen].reshape(4, -1)},
+        "proposal": raw,
+        "proposal_stats": {"log_p": log_p.reshape(chains), "log_q": log_q.reshape(chains)},
+    }
+    attrs = {
+        "exchangeable": json.dumps(account.modes.labels),
+        "method": repr(method),
+        "verdict": certificate.verdict,
+        "certified": int(certificate.ok),
+        "stopped_because": account.stopped_because,
+        "khat": certificate.khat,
+        "deterministic_sites_left_out": ", ".join(sites.left_out),
+    }
+    return Fit(
+        method=method,
+        idata=tree(target, groups, rng_key=rng_key, coords=coords, dims=dims, attrs=attrs),
+        certificate=certificate,
+        proposal_certificate=_judge_raw(weights, names, scalars, certificate),
+        stopped_because=account.stopped_because,
+        num_steps=account.num_steps,
+        losses=account.losses,
+        elbo=float(ratio.mean()),
+        elbo_mcse=float(ratio.std() / math.sqrt(ratio.size)) if np.isfinite(ratio).all() else math.nan,
+        compile_seconds=clock.compile_seconds,
+        run_seconds=clock.run_seconds,
+        target=target,
+        sampler=sampler,
+    )
+
+
+def _sampler(target: Density, proposal: Proposal, clock: Clock) -> Callable:
+    """(rng_key, num_draws) -> z (S, D), log_p (S,), log_q (S,): the components take turns in equal blocks."""
+    components = jnp.asarray(proposal.components)
+
+    def block(rng_key, component, arrays):
+        drawn = jax.vmap(proposal.draw, (0, None))(jax.random.split(rng_key, BLOCK), component)
+        each = proposal.log_q
+        if each is None:
+            z, log_q = drawn
+        else:
+            z = drawn
+            log_q = jax.vmap(lambda z: logsumexp(jax.vmap(each, (None, 0))(z, components)))(z) - jnp.log(len(components))
+        return z, target.over_points(target.log_p, BLOCK)(z, arrays), log_q
+
+    program = clock.compile(block, jax.random.key(0), components[0], target.arrays)
+
+    def draw(rng_key, num_draws: int):
+        each = -(-num_draws // len(components))
+        out = [[], [], []]
+        for i, key in enumerate(jax.random.split(rng_key, len(components))):
+            keys = jax.random.split(key, -(-each // BLOCK))
+            blocks = [program(k, components[i], target.arrays) for k in keys]
+            for kept, parts in zip(out, zip(*blocks, strict=True), strict=True):
+                kept.append(np.concatenate([np.asarray(p) for p in parts])[:each])
+        return tuple(np.concatenate(kept) for kept in out)
+
+    return draw
+
+
+def _further_modes(target: Density, z: np.ndarray, proposal: Proposal, modes: Modes) -> str:
+    """A sentence when the restarts, or the search for a mode, ended in places that q's draws do not join; empty otherwise."""
+    parts = z.reshape(len(proposal.components), -1, target.dim)
+    means, sds = parts.mean(1), parts.std(1)
+    gap = np.abs(means[:, None] - means[None]) / np.maximum(sds[:, None], sds[None])
+    a, b, i = np.unravel_index(int(np.argmax(gap)), gap.shape)
+    if gap[a, b, i] >= 3:
+        return f"restarts ended in different modes ({target.names[i]} lies {gap[a, b, i]:.0f} sds apart), and there may be more"
+    for other in [] if modes.others is None else modes.others:
+        away = np.abs(other - z.mean(0)) / z.std(0)
+        if away.max() >= 3:
+            i = int(np.argmax(away))
+            return f"the search met another mode that q leaves out ({target.names[i]} lies {away[i]:.0f} sds from q's mean)"
+    return ""
+
+
+def _judge(weights, halves, names, scalars, num_kept: int, account: Account, modes: str) -> Certificate:
+    """The certificate of the smoothed, resampled draws."""
+    num_draws = scalars.shape[0]
+    threshold = diagnosis.khat_threshold(num_draws)
+    w = np.exp(weights.log_weights)
+    broken = np.flatnonzero(~np.isfinite(scalars).all(0))
+    errors = np.full((2, 1), math.nan) if broken.size else diagnosis.monte_carlo_error(scalars, w, num_kept)
+    worst = int(np.argmax(errors.max(0)))
+    joint = max(weights.khat, *(h.khat for h in halves))
+    facts = {
+        "khat": joint,
+        "khat_threshold": threshold,
+        "ess": weights.ess,
+        "mcse": float(errors.max()),
+        "rhat": account.rhat,
+        "log_evidence": weights.log_evidence + account.modes.log_copies,
+        "log_evidence_mcse": weights.log_evidence_mcse,
+    }
+    remedy = "try vip.NUTS() or a richer guide"
+    if account.stopped_because.startswith("diverged"):
+        return Certificate(False, f"Not safe: the optimiser {account.stopped_because}.", **facts)
+    if broken.size:
+        some = f"some draws of {names[broken[0]]} are NaN or infinite"
+        return Certificate(False, f"Not safe: {some}; bound the scales of the model away from zero, or leave that site out.", **facts)
+    if joint == math.inf:
+        return Certificate(
+            False, f"Not safe: log p - log q is not finite where q puts its draws, so nothing can be weighed; {remedy}.", **facts
+        )
+    if joint >= threshold:
+        reason = f"q misses part of the posterior (k-hat {joint:.2f}, needs < {threshold:.2f})"
+        return Certificate(False, f"Not safe: {reason}, so means, sds and evidence may be off by an unknown amount; {remedy}.", **facts)
+    if modes:
+        return Certificate(False, f"Not safe: {modes}; compare with vip.NUTS() from several starts, or constrain the model.", **facts)
+    if math.isfinite(joint):
+        looked_at = np.argsort(-errors.max(0))[:MAX_JUDGED]
+        khats = diagnosis.scalar_khats(scalars[:, looked_at], weights.log_weights)
+        if khats.max() >= threshold:
+            name = names[looked_at[int(np.argmax(khats))]]
+            reason = f"the weighted tail of {name} is too heavy for its mean and sd (k-hat {khats.max():.2f}, needs < {threshold:.2f})"
+            return Certificate(False, f"Not safe for {name}: {reason}; {remedy}.", **facts)
+    if errors.max() >= diagnosis.MCSE_SHARE:
+        reason = f"the Monte Carlo error of {names[worst]} is {errors.max():.2f} posterior sds, needs < {diagnosis.MCSE_SHARE}"
+        return Certificate(False, f"Not safe: {reason}; {remedy}.", **facts)
+    khat = "the weights are even" if joint == -math.inf else f"k-hat {joint:.2f} < {threshold:.2f}"
+    copies = account.modes.log_copies
+    labels = f"draws are of one labelling among {math.exp(copies):.0f}, which the log evidence counts" if copies else ""
+    caveat = "; ".join(filter(None, [labels, account.caveat or "modes that no start met are not covered"]))
+    verdict = f"Safe for means, sds and log evidence: {khat}, Monte Carlo errors within {errors.max():.3f} sd; {caveat}."
+    return Certificate(True, verdict, **facts)
+
+
+def _judge_raw(weights, names, scalars, smoothed: Certificate) -> Certificate:
+    """The certificate of the raw draws of q: how far they are from the smoothed ones, where these can be trusted."""
+    facts = {"khat": smoothed.khat, "khat_threshold": smoothed.khat_threshold, "ess": float(scalars.shape[0])}
+    if not smoothed.ok:
+        return Certificate(False, f"Not safe: nothing to hold the raw draws against. {smoothed.verdict}", **facts)
+    w = np.exp(weights.log_weights)
+    mean = w @ scalars
+    sd = np.sqrt(w @ (scalars - mean) ** 2)
+    shift, ratio = np.abs(scalars.mean(0) - mean) / sd, scalars.std(0) / sd
+    off = np.abs(np.log(ratio))
+    i, j = int(np.argmax(shift)), int(np.argmax(off))
+    ok = bool(shift[i] < 0.15 and abs(ratio[j] - 1) < 0.15)
+    measured = (
+        f"raw draws of q are off by up to {shift[i]:.2f} sd in the mean ({names[i]}) and by a factor {ratio[j]:.2f} in the sd ({names[j]})"
+    )
+    return Certificate(ok, f"{'Close' if ok else 'Not safe'}: {measured}.", **facts)

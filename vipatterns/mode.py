@@ -1,0 +1,328 @@
+"""A good starting point and its curvature, from many starts at once.
+
+Newton's method in a trust region runs on the host for all starts in lockstep, so that one compiled program (value, gradient and
+Hessian at a batch of points) serves every start and every step. SciPy's trust-exact does one start at a time and would call that
+program once for each of them. Steps are measured in units of the curvature, so that the units of a latent do not matter.
+
+Some modes are at infinity (funnels, centred hierarchies), so what is returned is not the end of the path but its point with the
+highest ELBO, as in Pathfinder (Zhang, Carpenter, Gelman and Vehtari 2022, arXiv 2108.03782).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import linalg, optimize
+
+from vipatterns.density import Clock, Density
+from vipatterns.errors import InputError
+from vipatterns.refusal import nonfinite_data, nonfinite_sites
+
+DENSE_DIM = 200
+"""Up to this many latents the whole Hessian is computed; above it only its diagonal is estimated, and starts are equivariant
+under rescaling only."""
+MAX_STEPS = 100
+NUM_CANDIDATES = 16
+NUM_ELBO_DRAWS = 64
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where to begin, and coordinates z = loc + factor @ u in which the posterior is about a unit Gaussian."""
+
+    loc: np.ndarray
+    """(D,) unconstrained."""
+    factor: np.ndarray
+    """(D, D) lower Cholesky factor of the inverse Hessian of -log p there, or (D,) sds when D is large."""
+    hessian: np.ndarray
+    """(D, D) Hessian of -log p there, or its (D,) diagonal when D is large; made positive definite."""
+    at_mode: bool
+    """False where the search did not end in a mode (a mode at infinity, say) and loc is a point of its path."""
+    derivatives: Callable
+    """(K, D) points -> gradients (K, D) of -log p and Hessians (K, D, D), or their diagonals (K, D)."""
+    trust: float = 0.0
+    """In [0, 1]: how much of the noise in a gradient of the scales the Hessian predicts; 1 on Gaussian targets."""
+    others: np.ndarray | None = None
+    """(M, D) further modes that the search met, at least 3 sds away and within 7 nats of this one's mass; None where only one
+    start was made or none ended in a mode."""
+
+    @property
+    def precision_diagonal(self) -> np.ndarray:
+        """(D,) mean-field's optimal 1 / variance on a Gaussian target."""
+        return self.hessian if self.hessian.ndim == 1 else np.diagonal(self.hessian)
+
+    @property
+    def sds(self) -> np.ndarray:
+        """(D,) marginal sds that the curvature gives."""
+        return self.factor if self.factor.ndim == 1 else np.sqrt((self.factor**2).sum(1))
+
+    def around(self, loc: np.ndarray, offsets: np.ndarray) -> "Start":
+        """Coordinates for q with mean `loc` (D,), from antithetic halves of draws from it: loc +- offsets (K, D).
+
+        The Hessian is averaged over q: at the optimum of Gaussian VI that is q's precision (Opper and Archambeau 2009,
+        doi 10.1162/neco.2008.08-07-592).
+        """
+        gradients, hessians = self.derivatives(np.concatenate([loc + offsets, loc - offsets]))
+        hessian = hessians.mean(0)
+        if not (np.isfinite(hessian).all() and np.isfinite(gradients).all()):
+            return self
+        fresh = _start(loc, hessian, self.at_mode, self.derivatives)
+        sampled = (gradients[: len(offsets)] - gradients[len(offsets) :]) * offsets / 2
+        predicted = scaled(fresh.hessian, offsets) * offsets
+        predicted = predicted - predicted.mean(0)
+        return replace(fresh, trust=float(np.clip((sampled * predicted).sum() / (predicted**2).sum(), 0, 1)))
+
+    def unscaled(self, offset: np.ndarray) -> np.ndarray:
+        """The u of z - loc, (..., D)."""
+        return offset / self.factor if self.factor.ndim == 1 else linalg.solve_triangular(self.factor, offset.T, lower=True).T
+
+
+def scaled(matrix, u):
+    """matrix @ u for u (..., D); a (D,) matrix is a diagonal."""
+    return u * matrix if matrix.ndim == 1 else u @ matrix.T
+
+
+def find(rng_key, target: Density, clock: Clock, *, num_starts: int = 8) -> Start:
+    """The best starting point over several starts.
+
+    Args:
+        rng_key: a JAX key.
+        target: the density.
+        clock: counts compile time.
+        num_starts: upper bound; fewer where a Hessian is dear.
+
+    Raises:
+        InputError: log p is finite at no start; names the sites, or the data.
+    """
+    key_starts, key_elbo = jax.random.split(rng_key)
+    centre = np.asarray(clock.compile(target.prior_centre, target.arrays)(target.arrays))
+    num_starts = int(np.clip(4e8 / (target.num_data * target.dim**2), 2, num_starts))
+    uniform = np.asarray(jax.random.uniform(key_starts, (num_starts, target.dim), minval=-2, maxval=2))
+    starts = np.concatenate([centre[None], np.zeros((1, target.dim)), uniform])[:num_starts]
+    found = _newton(target, starts, clock) if target.dim <= DENSE_DIM else _lbfgs(key_starts, target, starts, clock)
+    return _best(key_elbo, target, found, clock)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    points: np.ndarray  # (K, D)
+    hessians: np.ndarray  # (K, D, D) of -log p, or diagonals (K, D)
+    at_mode: np.ndarray  # (K,) bool
+    derivatives: Callable
+
+
+def _newton(target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
+    """Ends of all starts, and points along the way of the best."""
+    num_starts, dim = starts.shape
+
+    def derivatives(z, arrays):
+        def negative(z):
+            return -target.log_p(z, arrays)
+
+        return negative(z), jax.grad(negative)(z), jax.hessian(negative)(z)
+
+    # A Hessian carries `dim` tangents through the model, so memory allows fewer points at a time.
+    batch = int(np.clip(target.batch_size(10**9) // dim, 1, num_starts))
+
+    def at_all(points, arrays):
+        return jax.lax.map(lambda z: derivatives(z, arrays), points, batch_size=batch)
+
+    program = clock.compile(at_all, jnp.asarray(starts), target.arrays)
+
+    def at(points):
+        return tuple(np.array(out) for out in program(jnp.asarray(points), target.arrays))
+
+    x = starts.copy()
+    value, gradient, hessian = at(x)
+    usable = _usable(value, gradient, hessian)
+    _check_some(target, x, usable)
+    value = np.where(usable, value, np.inf)
+    curvature = np.abs(np.einsum("sii->si", hessian))
+    radius = np.full(num_starts, np.sqrt(dim))
+    active, converged = usable.copy(), np.zeros(num_starts, bool)
+    path = [(x.copy(), hessian.copy(), value.copy())]
+    for _ in range(MAX_STEPS):
+        if not active.any():
+            break
+        # Scales only shrink, as in MINPACK: along a ridge of vanishing curvature steps stay bounded.
+        curvature = np.fmax(curvature, np.abs(np.einsum("sii->si", hessian)))
+        scale = 1 / np.sqrt(np.maximum(curvature, 1e-300))
+        scale = np.where(curvature > 0, scale, 1.0)
+        step, decrease, norm = _trust_region_step(gradient * scale, hessian * scale[:, :, None] * scale[:, None, :], radius)
+        done = active & (decrease < 1e-9 + 1e-13 * np.abs(np.where(usable, value, 0)))
+        converged |= done
+        active &= ~done
+        trial = np.where(active[:, None], x + scale * step, x)
+        value2, gradient2, hessian2 = at(trial)
+        good = _usable(value2, gradient2, hessian2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = np.where(good, (value - value2) / decrease, -np.inf)
+        accepted = active & good & (ratio > 1e-4)
+        fitting = np.where(ratio < 0.25, norm / 4, np.where((ratio > 0.75) & (norm > 0.9 * radius), 3 * radius, radius))
+        radius = np.where(active, fitting, radius)
+        x = np.where(accepted[:, None], trial, x)
+        value = np.where(accepted, value2, value)
+        gradient = np.where(accepted[:, None], gradient2, gradient)
+        hessian = np.where(accepted[:, None, None], hessian2, hessian)
+        active &= radius > 1e-12
+        path.append((x.copy(), hessian.copy(), value.copy()))
+    best = int(np.argmin(np.where(usable, value, np.inf)))
+    ends = [s for s in np.argsort(value) if usable[s]][: NUM_CANDIDATES // 2]
+    along = np.unique(np.linspace(0, len(path) - 1, NUM_CANDIDATES - len(ends)).astype(int))
+    points = [path[-1][0][s] for s in ends] + [path[i][0][best] for i in along]
+    hessians = [path[-1][1][s] for s in ends] + [path[i][1][best] for i in along]
+
+    def at_any(points):
+        blocks = np.concatenate([points, np.repeat(points[-1:], -len(points) % num_starts, 0)]).reshape(-1, num_starts, dim)
+        parts = [at(block)[1:] for block in blocks]
+        return tuple(np.concatenate(part)[: len(points)] for part in zip(*parts, strict=True))
+
+    # A saddle point has a zero gradient too; symmetric starts of mixtures end in one.
+    minima = [bool(converged[s] and _positive_definite(path[-1][1][s])) for s in ends]
+    return _Candidates(np.array(points), np.array(hessians), np.array(minima + [False] * len(along)), at_any)
+
+
+def _usable(value, gradient, hessian) -> np.ndarray:
+    return np.isfinite(value) & np.isfinite(gradient).all(1) & np.isfinite(hessian).all((1, 2))
+
+
+def _positive_definite(hessian: np.ndarray) -> bool:
+    """Of unit diagonal: in raw units rounding may turn the smallest eigenvalue negative."""
+    diagonal = np.diagonal(hessian)
+    return bool((diagonal > 0).all() and np.linalg.eigvalsh(hessian / np.sqrt(np.outer(diagonal, diagonal)))[0] > 0)
+
+
+def _trust_region_step(gradient, hessian, radius) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Minimiser of the model with |H| for H in a ball, for each lane; the decrease it predicts; its length.
+
+    Negative curvature is followed downhill (saddle-free Newton, Dauphin et al. 2014, arXiv 1406.2572).
+    """
+    safe = np.nan_to_num(hessian, nan=0.0, posinf=0.0, neginf=0.0)
+    w, vectors = np.linalg.eigh((safe + safe.transpose(0, 2, 1)) / 2)
+    w = np.maximum(np.abs(w), 1e-10)
+    g = np.einsum("sji,sj->si", vectors, np.nan_to_num(gradient, posinf=0.0, neginf=0.0))
+    low, high = np.zeros(len(w)), np.linalg.norm(g, axis=1) / radius
+    full = np.linalg.norm(g / w, axis=1) <= radius
+    for _ in range(60):  # bisection on the damping that puts the step on the sphere
+        damping = (low + high) / 2
+        too_long = np.linalg.norm(g / (w + damping[:, None]), axis=1) > radius
+        low, high = np.where(too_long, damping, low), np.where(too_long, high, damping)
+    coefficients = -g / (w + np.where(full, 0.0, high)[:, None])
+    decrease = -(g * coefficients + 0.5 * w * coefficients**2).sum(1)
+    return np.einsum("sij,sj->si", vectors, coefficients), decrease, np.linalg.norm(coefficients, axis=1)
+
+
+def _lbfgs(rng_key, target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
+    """The same for many latents: L-BFGS in coordinates scaled by the Hessian's diagonal."""
+
+    def negative(z, arrays):
+        return -target.log_p(z, arrays)
+
+    def diagonal(z, probes, arrays):  # Bekas, Kokiopoulou and Saad 2007, doi 10.1016/j.apnum.2007.01.003
+        product = jax.vmap(lambda v: v * jax.jvp(jax.grad(lambda z: negative(z, arrays)), (z,), (v,))[1])(probes)
+        return product.mean(0)
+
+    probes = jax.random.rademacher(rng_key, (32, target.dim), dtype=target.dtype)
+    value_and_grad = clock.compile(jax.value_and_grad(negative), jnp.asarray(starts[0]), target.arrays)
+    program = clock.compile(diagonal, jnp.asarray(starts[0]), probes, target.arrays)
+
+    def at_any(points):
+        return np.array([at(z)[1] for z in points]), np.array([program(jnp.asarray(z), probes, target.arrays) for z in points])
+
+    def sds(z):
+        h = np.abs(np.asarray(program(jnp.asarray(z), probes, target.arrays)))
+        typical = np.median(h[h > 0]) if (h > 0).any() else 1.0
+        return 1 / np.sqrt(np.where(np.isfinite(h) & (h > 0), np.maximum(h, 1e-8 * typical), typical))
+
+    def at(z):
+        value, gradient = value_and_grad(jnp.asarray(z), target.arrays)
+        return float(value), np.asarray(gradient)
+
+    firsts = [at(z) for z in starts]
+    usable = np.array([np.isfinite(v) and np.isfinite(g).all() for v, g in firsts])
+    _check_some(target, starts, usable)
+    x, path, at_mode = starts[np.flatnonzero(usable)[0]], [], False
+    for _ in range(3):  # the scale is taken anew where the search has come to
+        unit, origin = sds(x), x.copy()
+
+        def scaled(u, origin=origin, unit=unit):
+            value, gradient = at(origin + unit * u)
+            if not (np.isfinite(value) and np.isfinite(gradient).all()):
+                return 1e300, np.zeros_like(u)
+            return value, gradient * unit
+
+        found = optimize.minimize(
+            scaled,
+            np.zeros_like(x),
+            jac=True,
+            method="L-BFGS-B",
+            callback=lambda u, origin=origin, unit=unit: path.append(origin + unit * u),
+            options={"maxiter": 500, "maxcor": 20},
+        )
+        x, at_mode = origin + unit * found.x, bool(found.success)
+    kept = [path[i] for i in np.unique(np.linspace(0, len(path) - 1, NUM_CANDIDATES - 1).astype(int))] if path else []
+    points = np.array([x, *kept])
+    return _Candidates(points, np.array([1 / sds(p) ** 2 for p in points]), np.array([at_mode] + [False] * len(kept)), at_any)
+
+
+def _check_some(target: Density, starts: np.ndarray, usable: np.ndarray) -> None:
+    """Raises when log p or its derivatives are finite at no start, naming the data or the sites."""
+    if usable.any():
+        return
+    bad_data = nonfinite_data(target)
+    if bad_data:
+        raise InputError(f"The data are not usable: {bad_data}; drop or impute these rows, or mask them in the model (handlers.mask).")
+    sites = nonfinite_sites(target, starts[0])
+    if sites:
+        raise InputError(
+            f"The log density is not finite at the prior's centre nor at {len(starts) - 1} other starts; the sites that are not: "
+            f"{', '.join(sites)}. Is an observation outside its distribution's support, or a scale zero?"
+        )
+    raise InputError("The log density is finite at the start but its gradient is not; a sqrt or norm at zero, or a masked NaN, does that.")
+
+
+def _best(rng_key, target: Density, found: _Candidates, clock: Clock) -> Start:
+    """The candidate whose Gaussian has the highest ELBO."""
+    starts = [_start(p, h, bool(m), found.derivatives) for p, h, m in zip(found.points, found.hessians, found.at_mode, strict=True)]
+    padded = starts + starts[:1] * (NUM_CANDIDATES - len(starts))
+    stacked = jnp.asarray([s.loc for s in padded]), jnp.asarray([s.factor for s in padded])
+    num_draws = int(np.clip(1e8 / (target.num_data * NUM_CANDIDATES), 8, NUM_ELBO_DRAWS))
+    noise = jax.random.normal(rng_key, (num_draws // 2, target.dim), dtype=target.dtype)
+    noise = jnp.concatenate([noise, -noise])
+
+    def elbo(candidate, arrays):
+        loc, factor = candidate
+        z = loc + scaled(factor, noise)
+        diagonal = factor if factor.ndim == 1 else jnp.diagonal(factor)
+        return jax.vmap(target.log_p, (0, None))(z, arrays).mean() + jnp.log(diagonal).sum()
+
+    def each(candidates, arrays):
+        return jax.lax.map(lambda c: elbo(c, arrays), candidates)
+
+    elbos = np.array(clock.compile(each, stacked, target.arrays)(stacked, target.arrays))[: len(starts)]
+    elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
+    # Within noise of the best the mode itself is preferred: it is exact where the others are points on the way.
+    modes = [i for i in np.flatnonzero(found.at_mode) if elbos[i] > elbos.max() - 0.1]
+    if not modes:
+        return starts[int(np.argmax(elbos))]
+    best = starts[modes[0]]
+    others: list[np.ndarray] = []
+    for i in np.flatnonzero(found.at_mode & (elbos > elbos.max() - 7)):
+        sds = np.minimum(best.sds, starts[i].sds)
+        if all((np.abs(starts[i].loc - z) > 3 * sds).any() for z in [best.loc, *others]):
+            others.append(starts[i].loc)
+    return replace(best, others=np.array(others).reshape(-1, target.dim))
+
+
+def _start(loc: np.ndarray, hessian: np.ndarray, at_mode: bool, derivatives: Callable) -> Start:
+    """Coordinates from a Hessian, its negative eigenvalues turned positive."""
+    if hessian.ndim == 1:
+        hessian = np.maximum(np.abs(hessian), 1e-12 * np.abs(hessian).max())
+        return Start(loc, 1 / np.sqrt(hessian), hessian, at_mode, derivatives)
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diagonal(hessian)), 1e-300))
+    w, vectors = np.linalg.eigh(hessian * np.outer(scale, scale))
+    w = np.maximum(np.abs(w), 1e-8)
+    upper = np.linalg.qr((scale[:, None] * (vectors / np.sqrt(w))).T, mode="r")
+    return Start(loc, upper.T * np.sign(np.diagonal(upper)), (vectors * w) @ vectors.T / np.outer(scale, scale), at_mode, derivatives)
