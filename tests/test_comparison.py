@@ -179,7 +179,7 @@ def test_advice_names_the_quickest_that_passed():
     compared = side_by_side(KEY, {"A": fit_near(1.0, 0.5), "B": fit_near(), "NUTS": nuts_near()})
     assert compared.verdicts["A"].sentence.endswith("; use B, which passed in 1.8 s.")
     compared = side_by_side(KEY, {"A": fit_near(1.0, 0.5)}, reference=EXACT)
-    assert compared.verdicts["A"].sentence.endswith("; try a richer family, or NUTS.")
+    assert compared.verdicts["A"].sentence.endswith("; try a richer family, such as Flow, or NUTS.")
     compared = side_by_side(KEY, {"A": fit_near(1.0, 0.5), "NUTS": fit_near(1.0, 0.5, method=NUTS(), resampled=False)}, reference=EXACT)
     assert "no method passed: run NUTS longer" in compared.verdicts["A"].sentence
     assert "no method passed: run it longer" in compared.verdicts["NUTS"].sentence

@@ -11,7 +11,8 @@ import pytest
 import vipatterns
 
 ROOT = pathlib.Path(__file__).parents[1]
-HEAVY = ["jax", "numpyro", "arviz", "optax", "numpy", "scipy", "pandas", "xarray", "matplotlib", "pyarrow"]
+EXTRAS = ["blackjax", "equinox", "flowjax", "funsor"]
+HEAVY = ["jax", "numpyro", "arviz", "optax", "numpy", "scipy", "pandas", "xarray", "matplotlib", "pyarrow", *EXTRAS]
 ROOMS = sorted(
     ".".join(p.relative_to(ROOT).with_suffix("").parts)
     for p in (ROOT / "vipatterns").rglob("*.py")
@@ -71,6 +72,13 @@ def test_reading_loads_nothing_heavy(argv):
 )
 def test_importing_loads_nothing_heavy(code):
     assert loaded_after(code) == []
+
+
+def test_a_method_loads_its_extra_when_it_fits():
+    """So that every other method works without."""
+    loaded = loaded_after("import vipatterns as vip; vip.Flow(), vip.Pathfinder(), vip.MeanField(), vip.fit, vip.compare")
+    assert "jax" in loaded
+    assert not set(loaded) & set(EXTRAS)
 
 
 def test_the_probe_sees_what_is_loaded():

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vipatterns.comparison import Comparison, compare
     from vipatterns.errors import InputError
     from vipatterns.methods import fit
+    from vipatterns.methods.flow import Flow
     from vipatterns.methods.full_rank import FullRank
     from vipatterns.methods.guide import Guide
     from vipatterns.methods.ladder import Ladder
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vipatterns.methods.low_rank import LowRank
     from vipatterns.methods.mean_field import MeanField
     from vipatterns.methods.nuts import NUTS
+    from vipatterns.methods.pathfinder import Pathfinder
     from vipatterns.posterior import Certificate, Fit
     from vipatterns.prediction import prior_predictive
 
@@ -27,6 +29,7 @@ _ROOMS = {
     "Certificate": "posterior",
     "Comparison": "comparison",
     "Fit": "posterior",
+    "Flow": "methods.flow",
     "FullRank": "methods.full_rank",
     "Guide": "methods.guide",
     "InputError": "errors",
@@ -35,6 +38,7 @@ _ROOMS = {
     "LowRank": "methods.low_rank",
     "MeanField": "methods.mean_field",
     "NUTS": "methods.nuts",
+    "Pathfinder": "methods.pathfinder",
     "compare": "comparison",
     "fit": "methods",
     "load": "archive",
@@ -46,6 +50,7 @@ __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "Certificate",
     "Comparison",
     "Fit",
+    "Flow",
     "FullRank",
     "Guide",
     "InputError",
@@ -54,6 +59,7 @@ __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "LowRank",
     "MeanField",
     "NUTS",
+    "Pathfinder",
     "compare",
     "fit",
     "load",

@@ -250,7 +250,7 @@ def _advice(fit: Fit | Failure, fits: Mapping[str, Fit | Failure], passed: set[s
         best = min(seconds, key=lambda label: seconds[label])
         return f"use {best}, which passed in {seconds[best]:.1f} s"
     if not any(isinstance(f.method, NUTS) for f in fits.values()):
-        return "try a richer family, or NUTS"
+        return "try a richer family, such as Flow, or NUTS"
     longer = "run it longer" if isinstance(fit.method, NUTS) else "run NUTS longer"
     return f"no method passed: {longer} (num_warmup, num_samples), or write the model in another form (non-centred, better scaled)"
 

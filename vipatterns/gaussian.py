@@ -84,14 +84,13 @@ def fit(
         target = read(model, data, args=args, dtype=method.dtype)
         log_p, num_data = minibatch.log_p(target, method.batch_size)
         start = mode.find(key_mode, target, clock)
-        num_particles = method.num_particles or int(np.clip(1e6 / num_data, 8, 32))
+        num_particles = svi.num_particles(method.num_particles, num_data)
 
         def locate(params, context):
             return context["loc"] + mode.scaled(context["factor"], params["loc"])
 
         def noise_of(rng_key, num: int):
-            noise = jax.random.normal(rng_key, (-(-num // 2), family.num_noise(target.dim)), dtype=method.dtype)
-            return jnp.concatenate([noise, -noise])
+            return svi.antithetic(rng_key, num, family.num_noise(target.dim), method.dtype)
 
         def loss(params, rng_key, context, arrays):
             # Antithetic pairs cancel the noise of a Gaussian target in the gradient of loc, and the quadratic that the curvature
@@ -151,7 +150,7 @@ def fit(
             noise = jax.random.normal(rng_key, (1, family.num_noise(target.dim)), dtype=method.dtype)
             return locs[i] + family.offset(at(i), context, noise)[0]
 
-        proposal = Proposal(draw, lambda z, i: family.log_q(z, locs[i], at(i), context), svi.kept_restarts(optimum))
+        proposal = Proposal(draw, lambda z, i: family.log_q(z, locs[i], at(i), context), svi.kept_restarts(optimum.elbos))
         found = modes.examine(target, start, clock)
         account = Account(optimum.stopped_because, optimum.num_steps, optimum.losses, optimum.rhat, modes=found)
         return certify(rng_key, method, target, proposal, account, clock, num_samples=method.num_samples, coords=coords, dims=dims)

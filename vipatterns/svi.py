@@ -192,9 +192,20 @@ def chunk_size(evaluations: int) -> int:
     return RECORDS * int(np.clip(2e8 // evaluations // RECORDS, 1, 5))
 
 
-def kept_restarts(optimum: Optimum) -> np.ndarray:
+def num_particles(asked: int | None, num_data: int) -> int:
+    """Draws of q a gradient: as many as were asked for, else 32, fewer (down to 8) where a draw takes many data elements."""
+    return asked or int(np.clip(1e6 / num_data, 8, 32))
+
+
+def antithetic(rng_key, num: int, dim: int, dtype: str) -> jax.Array:
+    """Standard normals (num, D) in pairs of opposite sign; one more where `num` is odd."""
+    noise = jax.random.normal(rng_key, (-(-num // 2), dim), dtype=dtype)
+    return jnp.concatenate([noise, -noise])
+
+
+def kept_restarts(elbos: np.ndarray) -> np.ndarray:
     """Restarts within 10 nats of the best: the others hold less than 5e-5 of the posterior's mass, by their own account."""
-    elbos = np.where(np.isfinite(optimum.elbos), optimum.elbos, -np.inf)
+    elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
     return np.flatnonzero(elbos >= elbos.max() - 10)
 
 

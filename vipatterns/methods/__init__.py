@@ -7,6 +7,7 @@ import jax
 
 from vipatterns.draws import as_key
 from vipatterns.errors import InputError
+from vipatterns.methods.flow import Flow
 from vipatterns.methods.full_rank import FullRank
 from vipatterns.methods.guide import Guide
 from vipatterns.methods.ladder import Ladder
@@ -14,9 +15,10 @@ from vipatterns.methods.laplace import Laplace
 from vipatterns.methods.low_rank import LowRank
 from vipatterns.methods.mean_field import MeanField
 from vipatterns.methods.nuts import NUTS
+from vipatterns.methods.pathfinder import Pathfinder
 from vipatterns.posterior import Fit
 
-__all__ = ["NUTS", "FullRank", "Guide", "Ladder", "Laplace", "LowRank", "MeanField", "fit"]
+__all__ = ["NUTS", "Flow", "FullRank", "Guide", "Ladder", "Laplace", "LowRank", "MeanField", "Pathfinder", "fit"]
 
 
 def fit(
