@@ -101,9 +101,21 @@ def markdown(table):
         for r in wrong.itertuples()
     ]
     versions = ", ".join(f"{package} {version(package)}" for package in ("numpyro", "jax", "arviz"))
-    head = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {versions}; seconds with compiling."
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), 5-minute load average {os.getloadavg()[1]:.0f} when this was written"
+    head = f"{machine}, Python {platform.python_version()}, {versions}; seconds with compiling."
     limits = f"Safe or certified, and off by more than {MEAN_LIMIT} sd in a mean or {SD_LIMIT:.0%} in an sd:"
-    return "\n".join([head, "", *lines, "", limits, "", *(faults or ["- none"]), ""])
+    return "\n".join([head, "", *lines, "", limits, "", *(faults or ["- none"]), "", *unfinished(table)])
+
+
+def unfinished(table):
+    """Lines that say what the table does not hold yet."""
+    there, missing = set(zip(table.pattern, table.method, strict=True)), {}
+    for pattern in catalogue.patterns():
+        if methods := tuple(method for method in METHODS if (pattern.name, method) not in there):
+            missing.setdefault(methods, []).append(pattern.name)
+    if not missing:
+        return []
+    return ["Not run yet:", "", *(f"- {', '.join(methods)} on {', '.join(names)}" for methods, names in missing.items()), ""]
 
 
 def write(table):
