@@ -1,7 +1,8 @@
 """Normalizing-flow VI: a standard Gaussian, bent by a network that can be inverted, in unconstrained coordinates.
 
-Affine coupling layers (Dinh, Sohl-Dickstein and Bengio 2017, arXiv 1605.08803), flowjax's, in curvature coordinates. benchmarks/flows.py
-sets them beside other flows, NumPyro's among them.
+Affine coupling layers (Dinh, Sohl-Dickstein and Bengio 2017, arXiv 1605.08803), flowjax's, in curvature coordinates.
+benchmarks/results/flows.md has them beside other flows, on banana and funnel in two dimensions: the lower of their two ELBOs is above those
+of NumPyro's flows, and no other flow took fewer CPU seconds; flowjax's autoregressive flow came as near in 30 to 45 % more.
 """
 
 from collections.abc import Callable
@@ -141,8 +142,8 @@ class Flow:
             raise InputError("Flow needs flowjax, which is not installed; run pip install 'vipatterns[flow]'.") from error
 
         def coupling(rng_key, dim):
-            shape = {"flow_layers": self.num_layers, "nn_width": self.width, "nn_activation": jax.nn.silu}
-            return coupling_flow(rng_key, base_dist=StandardNormal((dim,)), invert=False, **shape).bijection
+            base = StandardNormal((dim,))
+            return coupling_flow(rng_key, base_dist=base, flow_layers=self.num_layers, nn_width=self.width, invert=False).bijection
 
         made = [(self.bijection or coupling)(key, dim) for key in jax.random.split(rng_key, self.num_restarts)]
         weights, rest = zip(*[eqx.partition(bijection, eqx.is_inexact_array) for bijection in made], strict=True)
