@@ -119,7 +119,6 @@ def test_defaults_reach_the_best_of_the_family(method, case, rng_key, z_bound):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="a restart lost far out passes for the best by a noisy ELBO, and takes the coordinates away")
 @pytest.mark.parametrize("method", METHODS)
 def test_defaults_reach_it_under_other_keys(method, rng_key, z_bound):
     for key in jax.random.split(rng_key, 4):

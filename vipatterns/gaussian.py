@@ -117,15 +117,21 @@ def fit(
             shape = jax.tree.map(lambda leaf: leaf[best], params["shape"])
             around, fresh = context_of(locs[best], np.asarray(family.offset(shape, context, half)))
             shapes = jax.vmap(family.rebased, (0, None, None))(params["shape"], context, fresh)
-            return {"loc": jnp.asarray(around.unscaled(locs - locs[best])), "shape": shapes}, fresh
+            # A restart that is lost starts anew beside the best: far out its ELBO is so noisy that one day it passes for the best, and
+            # takes the coordinates away from all others.
+            lost = ~(elbos >= elbos[best] - svi.NEGLIGIBLE)
+            shapes = jax.tree.map(lambda leaf: jnp.where(lost.reshape(-1, *[1] * (leaf.ndim - 1)), leaf[best], leaf), shapes)
+            away = np.where(lost[:, None], 0.3 * dispersed, around.unscaled(locs - locs[best]))
+            return {"loc": jnp.asarray(away), "shape": shapes}, fresh
 
         key_loc, key_shape = jax.random.split(key_start)
+        dispersed = jax.random.normal(key_loc, (method.num_restarts, target.dim), dtype=method.dtype)
         half = np.asarray(jax.random.normal(key_context, (NUM_CONTEXT_DRAWS // 2, target.dim), dtype=method.dtype))
         optimum = svi.optimise(
             key_svi,
             loss,
             {
-                "loc": jax.random.normal(key_loc, (method.num_restarts, target.dim), dtype=method.dtype),
+                "loc": dispersed,
                 "shape": family.initial(key_shape, method.num_restarts, target.dim, method.dtype),
             },
             context_of(start.loc, half / np.sqrt(start.precision_diagonal))[1],

@@ -31,6 +31,8 @@ CUT, MAX_CUTS = 0.5, 5
 FAR, MAX_MOVES = 0.5, 8
 """Coordinates are taken anew, at the same step size, when the averages have moved further than this from where they were; so often."""
 MAX_ROLLBACKS = 5
+NEGLIGIBLE = 10
+"""Nats below the best restart: those further down hold less than 5e-5 of the posterior's mass, by their own account."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,9 @@ def antithetic(rng_key, num: int, dim: int, dtype: str) -> jax.Array:
 
 
 def kept_restarts(elbos: np.ndarray) -> np.ndarray:
-    """Restarts within 10 nats of the best: the others hold less than 5e-5 of the posterior's mass, by their own account."""
+    """Indices of the restarts that are worth keeping."""
     elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
-    return np.flatnonzero(elbos >= elbos.max() - 10)
+    return np.flatnonzero(elbos >= elbos.max() - NEGLIGIBLE)
 
 
 @dataclass(frozen=True)
