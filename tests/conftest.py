@@ -7,6 +7,8 @@ from collections import defaultdict
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Two workers share two cores, and BLAS threads that spin for one another make small matrices take a hundred times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A run reports its progress in lines where CI is set: what a test reads must not depend on where it runs.
 os.environ.pop("CI", None)
 

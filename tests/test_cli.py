@@ -377,7 +377,7 @@ def test_what_a_model_prints_stays_out_of_json(here):
 
 def test_the_ladder_tells_each_rung(here):
     result = run("fit", "gaussian_mean")
-    assert "MeanField: ok. " in result.stderr
+    assert "DADVI: ok. " in result.stderr
     assert "rung 1" in result.stdout
 
 

@@ -13,8 +13,9 @@ import pytest
 from synthetic import Vague, fit_of, normal
 
 import vipatterns as vip
-from vipatterns import methods
+from vipatterns import certification, methods, mode
 from vipatterns.patterns import correlated_gaussian, gaussian_mean
+from vipatterns.posterior import Certificate
 
 METHODS = [getattr(methods, name) for name in methods.__all__ if isinstance(getattr(methods, name), type)]
 QUICK = {"MeanField": {"num_steps": 100, "num_samples": 50}, "NUTS": {"num_warmup": 50, "num_samples": 50, "num_chains": 2}}
@@ -31,7 +32,8 @@ def test_a_method_is_a_frozen_record_with_a_fit(method):
     parameters = list(inspect.signature(method.fit).parameters.values())
     assert [p.name for p in parameters[:4]] == ["self", "rng_key", "model", "data"]
     options = [p for p in parameters[4:] if p.kind is not p.VAR_KEYWORD]
-    assert [p.name for p in options] == ["args", "coords", "dims", "progress"]
+    assert [p.name for p in options[:4]] == ["args", "coords", "dims", "progress"]
+    assert {p.name for p in options[4:]} <= {"around"}
     assert all(p.kind is p.KEYWORD_ONLY for p in options)
     assert hasattr(vip, method.__name__)
 
@@ -143,7 +145,7 @@ def made(ok, **options):
 def test_the_ladder_stops_at_the_first_certificate(rng_key):
     first, second, third = made(False), made(True), made(True)
     fit = vip.fit(rng_key, None, {}, method=ladder_of(first, second, third))
-    assert fit.idata is second.idata
+    assert fit.posterior.equals(second.posterior)
     assert [r.ok for r in fit.rungs] == [False, True]
     assert [r.method for r in fit.rungs] == ["Vague", "Vague"]
     assert fit.rungs[0].verdict == first.certificate.verdict
@@ -161,14 +163,14 @@ def test_a_ladder_on_which_all_refuse_returns_a_fit_that_is_not_ok(rng_key):
 def test_ctrl_c_on_the_ladder_keeps_the_rung_before(rng_key):
     first = made(False)
     fit = vip.fit(rng_key, None, {}, method=ladder_of(first, KeyboardInterrupt(), made(True)))
-    assert fit.idata is first.idata
+    assert fit.posterior.equals(first.posterior)
     assert fit.stopped_because.startswith("interrupted: Ctrl-C")
     assert len(fit.rungs) == 1
     with pytest.raises(KeyboardInterrupt):
         vip.fit(rng_key, None, {}, method=ladder_of(KeyboardInterrupt(), made(True)))
     interrupted = made(False, stopped="interrupted")
     fit = vip.fit(rng_key, None, {}, method=ladder_of(interrupted, made(True)))
-    assert fit.idata is interrupted.idata
+    assert fit.posterior.equals(interrupted.posterior)
 
 
 def test_a_ladder_climbs_past_mean_field(rng_key):
@@ -181,6 +183,46 @@ def test_a_ladder_climbs_past_mean_field(rng_key):
     assert "k-hat" in fit.rungs[0].verdict
     seconds = sum(r.seconds for r in fit.rungs)
     assert fit.compile_seconds + fit.run_seconds == pytest.approx(seconds, rel=0.2, abs=0.5)
+
+
+def test_a_rung_that_cannot_take_the_model_is_passed_by(rng_key):
+    refusing = vip.InputError("Too many latents.")
+    fit = vip.fit(rng_key, None, {}, method=ladder_of(refusing, made(True)))
+    assert [(r.ok, r.verdict) for r in fit.rungs] == [(False, "Too many latents."), (True, "Looks fine.")]
+    first = made(False)
+    fit = vip.fit(rng_key, None, {}, method=ladder_of(first, refusing))
+    assert fit.posterior.equals(first.posterior)
+    with pytest.raises(vip.InputError, match="Too many latents"):
+        vip.fit(rng_key, None, {}, method=ladder_of(refusing, refusing))
+
+
+def test_a_ladder_that_has_no_time_left_climbs_no_further(rng_key):
+    first = made(False)
+    ladder = dataclasses.replace(ladder_of(first, made(True)), max_seconds=0)
+    fit = vip.fit(rng_key, None, {}, method=ladder)
+    assert fit.posterior.equals(first.posterior)
+    assert fit.rungs[1].verdict == "Not tried: 0 s were over."
+
+
+def test_nuts_goes_on_from_the_rung_before(rng_key, monkeypatch):
+    """It looks for no mode of its own, and its draws are those of the posterior."""
+    ladder = vip.Ladder(rungs=(vip.DADVI(), vip.NUTS()))
+    refused = Certificate(False, "Not safe.")
+    monkeypatch.setattr(certification, "_certificate", lambda *args: refused)
+    searches, find = [], mode.find
+    monkeypatch.setattr(mode, "find", lambda *args, **options: searches.append(1) or find(*args, **options))
+    fit = vip.fit(rng_key, correlated_gaussian.model, {"rho": 0.9}, method=ladder)
+    assert searches == [1]
+    assert fit.name == "NUTS"
+    assert fit.certificate.ok
+    z = fit.posterior["z"].values.reshape(-1, 2)
+    assert np.corrcoef(z.T)[0, 1] == pytest.approx(0.9, abs=6 * (1 - 0.81) / math.sqrt(fit.certificate.ess))
+
+
+def test_the_climb_records_the_key_that_repeats_it():
+    key = jax.random.key(11)
+    fit = vip.fit(key, gaussian_mean.model, gaussian_mean.data())
+    assert fit.idata.attrs["seed"] == fit.posterior.attrs["seed"] == np.asarray(jax.random.key_data(key)).tolist()
 
 
 def test_fit_climbs_the_ladder_by_default(rng_key):

@@ -97,9 +97,4 @@ def test_every_method_records_the_key_it_was_given(name):
         assert attrs["dtype"] == "float64"
         assert attrs["device"] == "cpu"
         assert attrs["vipatterns"] == vip.__version__
-    seed = fit.idata.attrs["seed"]
-    if name == "Ladder":  # its rungs get keys of their own
-        again = fit.method.fit(jax.random.wrap_key_data(np.array(seed, np.uint32)), gaussian_mean.model, gaussian_mean.data())
-        assert again.posterior.equals(fit.posterior)
-    else:
-        assert seed == [0, 5]
+        assert attrs["seed"] == [0, 5]

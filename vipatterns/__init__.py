@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vipatterns.comparison import Comparison, compare
     from vipatterns.errors import InputError
     from vipatterns.methods import fit
+    from vipatterns.methods.dadvi import DADVI
     from vipatterns.methods.flow import Flow
     from vipatterns.methods.full_rank import FullRank
     from vipatterns.methods.guide import Guide
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "Certificate": "posterior",
     "Comparison": "comparison",
+    "DADVI": "methods.dadvi",
     "Fit": "posterior",
     "Flow": "methods.flow",
     "FullRank": "methods.full_rank",
@@ -49,6 +51,7 @@ _ROOMS = {
 __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "Certificate",
     "Comparison",
+    "DADVI",
     "Fit",
     "Flow",
     "FullRank",

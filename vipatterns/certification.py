@@ -22,11 +22,17 @@ from vipatterns.posterior import Certificate, Fit
 
 BLOCK = 4_000
 """Draws are made in blocks of this many, compiled once."""
-MAX_PROPOSALS = 40_000
+FIRST_PROPOSALS = 40_000
+MAX_PROPOSALS = 640_000
+"""Drawn where the first are refused though the weights are fairly even: at 40,000 draws k-hat scatters, and a bounded weight whose peak is
+rarely met looks like a heavy tail."""
+MORE = 4
+EVEN = 0.3
+"""Effective share of the draws from which more draws are worth their cost."""
 BEYOND_SPLITS = 2**31
 """The first keys of split and of fold_in are the same ones; a method does not split its key into this many."""
-MAX_JUDGED = 400
-"""Each scalar's own k-hat is looked at for up to this many scalars: those with the largest Monte Carlo error."""
+MAX_JUDGED = 16_000_000
+"""Each scalar's own k-hat is looked at for up to so many draws in all, 400 scalars of 40,000: those with the largest Monte Carlo error."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +87,18 @@ def certify(
         coords: dim -> labels.
         dims: site -> names of its axes.
     """
-    key_draws, key_resample = jax.random.split(jax.random.fold_in(rng_key, BEYOND_SPLITS))
+    key_draws, key_more, key_resample = jax.random.split(jax.random.fold_in(rng_key, BEYOND_SPLITS), 3)
     sampler = _sampler(target, proposal, clock)
-    num_proposals = int(np.clip(min(4e9 / target.num_data, 4e7 / target.dim), BLOCK, MAX_PROPOSALS)) // BLOCK * BLOCK
-    z, log_p, log_q = sampler(key_draws, num_proposals)
     sites = Sites(target, BLOCK, clock)
-    values = sites(z)
-    names, scalars = scalars_of({k: v[None] for k, v in values.items()})
-    scalars = scalars[0]
-    halves = [diagnosis.smooth(log_p[i::2], log_q[i::2]) for i in range(2)]
-    weights = diagnosis.smooth(log_p, log_q)
-    certificate = _judge(weights, halves, names, scalars, 4 * num_samples, account, _further_modes(target, z, proposal, account.modes))
+    most = int(np.clip(min(4e9 / target.num_data, 1.6e7 / sites.size), BLOCK, MAX_PROPOSALS)) // BLOCK * BLOCK
+    drawn = sampler(key_draws, min(most, FIRST_PROPOSALS))
+    judged = _judge(target, proposal, sites, drawn, 4 * num_samples, account)
+    while judged.more_may_help and (number := judged.weights.log_weights.size) < most:
+        key_more, key = jax.random.split(key_more)
+        drawn = _joined(drawn, sampler(key, min(most, MORE * number) - number), len(proposal.components))
+        judged = _judge(target, proposal, sites, drawn, 4 * num_samples, account)
+    _, log_p, log_q = drawn
+    weights, values, certificate = judged.weights, judged.values, judged.certificate
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_resample)))
     chosen = diagnosis.resample(rng, weights.log_weights, 4 * num_samples)
     grouped = {k: v[chosen].reshape(4, num_samples, *v.shape[1:]) for k, v in values.items()}
@@ -117,7 +124,7 @@ def certify(
         method=method,
         idata=tree(target, groups, rng_key=rng_key, coords=coords, dims=dims, attrs=attrs),
         certificate=certificate,
-        proposal_certificate=_judge_raw(weights, names, scalars, certificate),
+        proposal_certificate=_judge_raw(weights, judged.names, judged.scalars, certificate),
         stopped_because=account.stopped_because,
         num_steps=account.num_steps,
         losses=account.losses,
@@ -175,7 +182,40 @@ def _further_modes(target: Density, z: np.ndarray, proposal: Proposal, modes: Mo
     return ""
 
 
-def _judge(weights, halves, names, scalars, num_kept: int, account: Account, modes: str) -> Certificate:
+def _joined(drawn: tuple, more: tuple, num_components: int) -> tuple:
+    """More draws beside those that are there, each component's in one block."""
+    parts = [[x.reshape(num_components, -1, *x.shape[1:]) for x in pair] for pair in zip(drawn, more, strict=True)]
+    return tuple(np.concatenate(pair, axis=1).reshape(-1, *pair[0].shape[2:]) for pair in parts)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Draws of q that were weighed."""
+
+    certificate: Certificate
+    weights: diagnosis.Weights
+    values: dict[str, np.ndarray]  # site -> (S, *shape)
+    names: list[str]
+    scalars: np.ndarray  # (S, K)
+    more_may_help: bool
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of draws along a flat direction; they are refused for it
+def _judge(target: Density, proposal: Proposal, sites: Sites, drawn: tuple, num_kept: int, account: Account) -> _Judged:
+    """Weighs draws of q, whole and in halves: both halves must pass."""
+    z, log_p, log_q = drawn
+    values = sites(z)
+    names, scalars = scalars_of({k: v[None] for k, v in values.items()})
+    scalars = scalars[0]
+    halves = [diagnosis.smooth(log_p[i::2], log_q[i::2]) for i in range(2)]
+    weights = diagnosis.smooth(log_p, log_q)
+    further = _further_modes(target, z, proposal, account.modes)
+    certificate = _certificate(weights, halves, names, scalars, num_kept, account, further)
+    even = weights.ess > EVEN * log_p.size and not further and bool(np.isfinite(scalars).all())
+    return _Judged(certificate, weights, values, names, scalars, even and not certificate.ok)
+
+
+def _certificate(weights, halves, names, scalars, num_kept: int, account: Account, modes: str) -> Certificate:
     """The certificate of the smoothed, resampled draws."""
     num_draws = scalars.shape[0]
     threshold = diagnosis.khat_threshold(num_draws)
@@ -193,7 +233,7 @@ def _judge(weights, halves, names, scalars, num_kept: int, account: Account, mod
         "log_evidence": weights.log_evidence + account.modes.log_copies,
         "log_evidence_mcse": weights.log_evidence_mcse,
     }
-    remedy = "try vip.NUTS() or a richer guide"
+    remedy = "try vip.NUTS() or a richer q"
     if account.stopped_because.startswith("diverged"):
         return Certificate(False, f"Not safe: the optimiser {account.stopped_because}.", **facts)
     if broken.size:
@@ -209,13 +249,13 @@ def _judge(weights, halves, names, scalars, num_kept: int, account: Account, mod
     if modes:
         return Certificate(False, f"Not safe: {modes}; compare with vip.NUTS() from several starts, or constrain the model.", **facts)
     if math.isfinite(joint):
-        looked_at = np.argsort(-errors.max(0))[:MAX_JUDGED]
+        looked_at = np.argsort(-errors.max(0))[: max(1, MAX_JUDGED // num_draws)]
         khats = diagnosis.scalar_khats(scalars[:, looked_at], weights.log_weights)
         if khats.max() >= threshold:
             name = names[looked_at[int(np.argmax(khats))]]
             reason = f"the weighted tail of {name} is too heavy for its mean and sd (k-hat {khats.max():.2f}, needs < {threshold:.2f})"
             return Certificate(False, f"Not safe for {name}: {reason}; {remedy}.", **facts)
-    if errors.max() >= diagnosis.MCSE_SHARE:
+    if not errors.max() < diagnosis.MCSE_SHARE:  # nan is no pass
         reason = f"the Monte Carlo error of {names[worst]} is {errors.max():.2f} posterior sds, needs < {diagnosis.MCSE_SHARE}"
         return Certificate(False, f"Not safe: {reason}; {remedy}.", **facts)
     khat = "the weights are even" if joint == -math.inf else f"k-hat {joint:.2f} < {threshold:.2f}"

@@ -1,11 +1,11 @@
 """The command line: list, show, copy, fit, compare. Nothing heavy is imported before a command needs it."""
 
 import ast
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,7 +151,7 @@ def fit(
         asked = job.read(model, data, job.Columns(target, index, rename, drop, allow_missing), set_ or [])
         [made] = job.make_methods(chosen, asked)
         if isinstance(made, vip.Ladder):
-            made = replace(made, rungs=tuple(_Told(rung) for rung in made.rungs))
+            made = _telling(made)
         fitted = asked.run(vip.fit, seed, method=made)
         if out is not None:
             fitted.save(out / "fit.nc")
@@ -201,17 +201,23 @@ def compare(
     _finish(out, any(end.lower().startswith("interrupted") for end in ends))
 
 
-@dataclass(frozen=True)
-class _Told:
-    """A rung of the ladder that says how it ended as soon as it has."""
+def _telling(ladder: Any) -> Any:
+    """The ladder, saying how each rung ended as soon as it has."""
 
-    method: Any
+    class Telling(vip.Ladder):
+        def climb(self, method: Any, *args: Any, **options: Any) -> Any:
+            try:
+                fitted = super().climb(method, *args, **options)
+            except InputError as error:
+                tell(method, "[red]refused[/]", str(error))
+                raise
+            tell(method, "[green]ok[/]" if fitted.certificate.ok else "[red]refused[/]", fitted.certificate.verdict)
+            return fitted
 
-    def fit(self, *args: Any, **options: Any) -> Any:
-        fitted = self.method.fit(*args, **options)
-        verdict = "[green]ok[/]" if fitted.certificate.ok else "[red]refused[/]"
-        _console(stderr=True).print(f"{fitted.name}: {verdict}. {escape(fitted.certificate.verdict)}", soft_wrap=True)
-        return fitted
+    def tell(method: Any, outcome: str, sentence: str) -> None:
+        _console(stderr=True).print(f"{type(method).__name__}: {outcome}. {escape(sentence)}", soft_wrap=True)
+
+    return Telling(**{field.name: getattr(ladder, field.name) for field in dataclasses.fields(ladder)})
 
 
 @contextmanager

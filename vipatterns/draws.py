@@ -39,6 +39,7 @@ class Sites:
     def __init__(self, target: Density, block: int, clock: Clock):
         size = sum(math.prod(s.shape) for s in target.deterministics.values())
         self.left_out = sorted(target.deterministics) if 8 * size * block > MAX_DETERMINISTIC_BYTES else []
+        self.size = target.dim + (0 if self.left_out else size)
         self.target, self.block = target, block
         mapped = target.over_points(lambda z, arrays: target.constrain(z, arrays, deterministic=not self.left_out), block)
         self.program = clock.compile(mapped, jnp.zeros((block, target.dim), target.dtype), target.arrays)

@@ -1,8 +1,7 @@
 """A good starting point and its curvature, from many starts at once.
 
-Newton's method in a trust region runs on the host for all starts in lockstep, so that one compiled program (value, gradient and
-Hessian at a batch of points) serves every start and every step. SciPy's trust-exact does one start at a time and would call that
-program once for each of them. Steps are measured in units of the curvature, so that the units of a latent do not matter.
+One compiled program (value, gradient and Hessian at a batch of points) serves every start and every step of Newton's method, and
+whoever needs these later. Steps are measured in units of the curvature, so that the units of a latent do not matter.
 
 Some modes are at infinity (funnels, centred hierarchies), so what is returned is not the end of the path but its point with the
 highest ELBO, as in Pathfinder (Zhang, Carpenter, Gelman and Vehtari 2022, arXiv 2108.03782).
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg, optimize
 
+from vipatterns import newton
 from vipatterns.density import Clock, Density
 from vipatterns.errors import InputError
 from vipatterns.refusal import nonfinite_data, nonfinite_sites
@@ -23,7 +23,6 @@ from vipatterns.refusal import nonfinite_data, nonfinite_sites
 DENSE_DIM = 200
 """Up to this many latents the whole Hessian is computed; above it only its diagonal is estimated, and starts are equivariant
 under rescaling only."""
-MAX_STEPS = 100
 NUM_CANDIDATES = 16
 NUM_ELBO_DRAWS = 64
 
@@ -41,7 +40,7 @@ class Start:
     at_mode: bool
     """False where the search did not end in a mode (a mode at infinity, say) and loc is a point of its path."""
     derivatives: Callable
-    """(K, D) points -> gradients (K, D) of -log p and Hessians (K, D, D), or their diagonals (K, D)."""
+    """(K, D) points -> values (K,) of -log p, gradients (K, D) and Hessians (K, D, D), or their diagonals (K, D)."""
     trust: float = 0.0
     """In [0, 1]: how much of the noise in a gradient of the scales the Hessian predicts; 1 on Gaussian targets."""
     others: np.ndarray | None = None
@@ -64,7 +63,7 @@ class Start:
         The Hessian is averaged over q: at the optimum of Gaussian VI that is q's precision (Opper and Archambeau 2009,
         doi 10.1162/neco.2008.08-07-592).
         """
-        gradients, hessians = self.derivatives(np.concatenate([loc + offsets, loc - offsets]))
+        _, gradients, hessians = self.derivatives(np.concatenate([loc + offsets, loc - offsets]))
         hessian = hessians.mean(0)
         if not (np.isfinite(hessian).all() and np.isfinite(gradients).all()):
             return self
@@ -132,86 +131,20 @@ def _newton(target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
     program = clock.compile(at_all, jnp.asarray(starts), target.arrays)
 
     def at(points):
-        return tuple(np.array(out) for out in program(jnp.asarray(points), target.arrays))
-
-    x = starts.copy()
-    value, gradient, hessian = at(x)
-    usable = _usable(value, gradient, hessian)
-    _check_some(target, x, usable)
-    value = np.where(usable, value, np.inf)
-    curvature = np.abs(np.einsum("sii->si", hessian))
-    radius = np.full(num_starts, np.sqrt(dim))
-    active, converged = usable.copy(), np.zeros(num_starts, bool)
-    path = [(x.copy(), hessian.copy(), value.copy())]
-    for _ in range(MAX_STEPS):
-        if not active.any():
-            break
-        # Scales only shrink, as in MINPACK: along a ridge of vanishing curvature steps stay bounded.
-        curvature = np.fmax(curvature, np.abs(np.einsum("sii->si", hessian)))
-        scale = 1 / np.sqrt(np.maximum(curvature, 1e-300))
-        scale = np.where(curvature > 0, scale, 1.0)
-        step, decrease, norm = _trust_region_step(gradient * scale, hessian * scale[:, :, None] * scale[:, None, :], radius)
-        done = active & (decrease < 1e-9 + 1e-13 * np.abs(np.where(usable, value, 0)))
-        converged |= done
-        active &= ~done
-        trial = np.where(active[:, None], x + scale * step, x)
-        value2, gradient2, hessian2 = at(trial)
-        good = _usable(value2, gradient2, hessian2)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(good, (value - value2) / decrease, -np.inf)
-        accepted = active & good & (ratio > 1e-4)
-        fitting = np.where(ratio < 0.25, norm / 4, np.where((ratio > 0.75) & (norm > 0.9 * radius), 3 * radius, radius))
-        radius = np.where(active, fitting, radius)
-        x = np.where(accepted[:, None], trial, x)
-        value = np.where(accepted, value2, value)
-        gradient = np.where(accepted[:, None], gradient2, gradient)
-        hessian = np.where(accepted[:, None, None], hessian2, hessian)
-        active &= radius > 1e-12
-        path.append((x.copy(), hessian.copy(), value.copy()))
-    best = int(np.argmin(np.where(usable, value, np.inf)))
-    ends = [s for s in np.argsort(value) if usable[s]][: NUM_CANDIDATES // 2]
-    along = np.unique(np.linspace(0, len(path) - 1, NUM_CANDIDATES - len(ends)).astype(int))
-    points = [path[-1][0][s] for s in ends] + [path[i][0][best] for i in along]
-    hessians = [path[-1][1][s] for s in ends] + [path[i][1][best] for i in along]
-
-    def at_any(points):
         blocks = np.concatenate([points, np.repeat(points[-1:], -len(points) % num_starts, 0)]).reshape(-1, num_starts, dim)
-        parts = [at(block)[1:] for block in blocks]
+        parts = [tuple(np.array(out) for out in program(jnp.asarray(block), target.arrays)) for block in blocks]
         return tuple(np.concatenate(part)[: len(points)] for part in zip(*parts, strict=True))
 
+    found = newton.minimise(at, starts)
+    _check_some(target, starts, found.usable)
+    best = int(np.argmin(np.where(found.usable, found.value, np.inf)))
+    ends = [s for s in np.argsort(found.value) if found.usable[s]][: NUM_CANDIDATES // 2]
+    along = np.unique(np.linspace(0, len(found.path) - 1, NUM_CANDIDATES - len(ends)).astype(int))
+    points = [found.x[s] for s in ends] + [found.path[i][0][best] for i in along]
+    hessians = [found.hessian[s] for s in ends] + [found.path[i][1][best] for i in along]
     # A saddle point has a zero gradient too; symmetric starts of mixtures end in one.
-    minima = [bool(converged[s] and _positive_definite(path[-1][1][s])) for s in ends]
-    return _Candidates(np.array(points), np.array(hessians), np.array(minima + [False] * len(along)), at_any)
-
-
-def _usable(value, gradient, hessian) -> np.ndarray:
-    return np.isfinite(value) & np.isfinite(gradient).all(1) & np.isfinite(hessian).all((1, 2))
-
-
-def _positive_definite(hessian: np.ndarray) -> bool:
-    """Of unit diagonal: in raw units rounding may turn the smallest eigenvalue negative."""
-    diagonal = np.diagonal(hessian)
-    return bool((diagonal > 0).all() and np.linalg.eigvalsh(hessian / np.sqrt(np.outer(diagonal, diagonal)))[0] > 0)
-
-
-def _trust_region_step(gradient, hessian, radius) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Minimiser of the model with |H| for H in a ball, for each lane; the decrease it predicts; its length.
-
-    Negative curvature is followed downhill (saddle-free Newton, Dauphin et al. 2014, arXiv 1406.2572).
-    """
-    safe = np.nan_to_num(hessian, nan=0.0, posinf=0.0, neginf=0.0)
-    w, vectors = np.linalg.eigh((safe + safe.transpose(0, 2, 1)) / 2)
-    w = np.maximum(np.abs(w), 1e-10)
-    g = np.einsum("sji,sj->si", vectors, np.nan_to_num(gradient, posinf=0.0, neginf=0.0))
-    low, high = np.zeros(len(w)), np.linalg.norm(g, axis=1) / radius
-    full = np.linalg.norm(g / w, axis=1) <= radius
-    for _ in range(60):  # bisection on the damping that puts the step on the sphere
-        damping = (low + high) / 2
-        too_long = np.linalg.norm(g / (w + damping[:, None]), axis=1) > radius
-        low, high = np.where(too_long, damping, low), np.where(too_long, high, damping)
-    coefficients = -g / (w + np.where(full, 0.0, high)[:, None])
-    decrease = -(g * coefficients + 0.5 * w * coefficients**2).sum(1)
-    return np.einsum("sij,sj->si", vectors, coefficients), decrease, np.linalg.norm(coefficients, axis=1)
+    minima = [bool(found.converged[s] and newton.positive_definite(found.hessian[s])) for s in ends]
+    return _Candidates(np.array(points), np.array(hessians), np.array(minima + [False] * len(along)), at)
 
 
 def _lbfgs(rng_key, target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
@@ -229,7 +162,8 @@ def _lbfgs(rng_key, target: Density, starts: np.ndarray, clock: Clock) -> _Candi
     program = clock.compile(diagonal, jnp.asarray(starts[0]), probes, target.arrays)
 
     def at_any(points):
-        return np.array([at(z)[1] for z in points]), np.array([program(jnp.asarray(z), probes, target.arrays) for z in points])
+        values, gradients = zip(*[at(z) for z in points], strict=True)
+        return np.array(values), np.array(gradients), np.array([program(jnp.asarray(z), probes, target.arrays) for z in points])
 
     def sds(z):
         h = np.abs(np.asarray(program(jnp.asarray(z), probes, target.arrays)))

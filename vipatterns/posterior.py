@@ -86,6 +86,8 @@ class Fit:
     """(restart, step): what the optimiser minimised, noisy; None where nothing was optimised step by step."""
     rungs: tuple[Rung, ...] = ()
     """For the ladder: every rung in the order it was tried."""
+    around: Any = None
+    """A `mode.Start` at q, from which another method may go on; None where the method gives none, and for a loaded fit."""
     sampler: Callable | None = None
     """(rng_key, num_samples) -> (z, log_p, log_q): fresh raw draws of q, unconstrained; None for MCMC and for a loaded fit."""
 

@@ -6,6 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+def shown(progress: bool | None) -> bool:
+    """Whether a run says anything: on a terminal and in CI, unless it was forced either way."""
+    return bool(os.environ.get("CI")) or sys.stderr.isatty() if progress is None else progress
+
+
+def say(sentence: str, progress: bool | None) -> None:
+    """One line on stderr, of a step that is over or about to begin."""
+    if shown(progress):
+        print(sentence, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def reporting(title: str, num_steps: int, progress: bool | None) -> Iterator[Callable[[int, str], None]]:
     """Yields report(step, what), to be called once a compiled chunk.
@@ -15,10 +26,9 @@ def reporting(title: str, num_steps: int, progress: bool | None) -> Iterator[Cal
         num_steps: the most steps it may take.
         progress: None for automatic, True or False to force.
     """
-    in_ci = bool(os.environ.get("CI"))
-    if progress is False or (progress is None and not in_ci and not sys.stderr.isatty()):
+    if not shown(progress):
         yield lambda step, what: None
-    elif in_ci or not sys.stderr.isatty():
+    elif os.environ.get("CI") or not sys.stderr.isatty():
         next_shown = 0
 
         def report(step: int, what: str) -> None:

@@ -5,6 +5,7 @@ arXiv 1903.08008). It runs in compiled chunks, so that it reports progress and C
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from numpyro.infer.hmc import hmc
 
 from vipatterns import density, mode, modes
 from vipatterns.draws import Sites, scalars_of, tree
+from vipatterns.errors import InputError
 from vipatterns.posterior import Certificate, Fit
 from vipatterns.progress import reporting
 
@@ -48,6 +50,8 @@ class NUTS:
     """Run in step with one another in one compiled program."""
     target_accept_prob: float = 0.9
     max_tree_depth: int = 10
+    max_seconds: float = math.inf
+    """Wall time, compiling included, after which it stops and keeps the draws that it has."""
     dtype: str = "float64"
 
     def fit(
@@ -60,19 +64,24 @@ class NUTS:
         coords: dict | None = None,
         dims: dict | None = None,
         progress: bool | None = None,
+        around: mode.Start | None = None,
     ) -> Fit:
-        """Samples the posterior of `model` given `data`; see `vip.fit` for the arguments."""
+        """Samples the posterior of `model` given `data`; see `vip.fit` for the arguments.
+
+        Args:
+            around: a place and its coordinates to start from (`Fit.around`), instead of a search for a mode.
+        """
         key_mode, key_start, key_chains = jax.random.split(rng_key, 3)
         clock = density.Clock()
         with density.precision(self.dtype):
             target = density.read(model, data, args=args, dtype=self.dtype)
-            start = mode.find(key_mode, target, clock)
+            start = mode.find(key_mode, target, clock) if around is None else around
             loc, factor = jnp.asarray(start.loc), jnp.asarray(start.factor)
             kernel = hmc(potential_fn_gen=lambda arrays: lambda u: -target.log_p(loc + mode.scaled(factor, u), arrays), algo="NUTS")
             found = modes.examine(target, start, clock)
             states = self._states(kernel[0], key_start, key_chains, target, _centres(start, found, self.num_chains), clock)
             chunk = clock.compile(_chunk(kernel[1]), states, target.arrays)
-            kept, stopped, iterations = self._run(chunk, states, target, progress)
+            kept, stopped, iterations = self._run(chunk, states, target, clock, progress)
             z = start.loc + np.asarray(mode.scaled(start.factor, kept.pop("z")))
             values = Sites(target, z.shape[0] * CHUNK, clock)(z)
             certificate = _judge(values, kept["diverging"], found)
@@ -118,7 +127,7 @@ class NUTS:
             states = program(u, keys, target.arrays)
         return states
 
-    def _run(self, chunk: Callable, states, target, progress: bool | None) -> tuple[dict, str, int]:
+    def _run(self, chunk: Callable, states, target, clock: density.Clock, progress: bool | None) -> tuple[dict, str, int]:
         """Draws (chain, draw, ...), why it stopped, and iterations made; warm-up is made in whole chunks and then dropped."""
         total = -(-(self.num_warmup + self.num_samples) // CHUNK) * CHUNK
         parts, done, stopped = [], 0, ""
@@ -131,12 +140,23 @@ class NUTS:
                     done += CHUNK
                     phase = "warm-up" if done <= self.num_warmup else f"{sum(int(p['diverging'].sum()) for p in parts)} divergences"
                     report(done, f"{phase}, {out['n_steps'].mean():.0f} leapfrog steps a draw")
+                    if clock.compile_seconds + clock.run_seconds > self.max_seconds and done < total:
+                        stopped = self._out_of_time(done, total)
+                        break
             except KeyboardInterrupt:
                 if done < self.num_warmup + CHUNK:
                     raise
                 stopped = f"interrupted: Ctrl-C after {done - self.num_warmup} of {self.num_samples} draws a chain; these are kept"
         joined = {k: np.concatenate([p[k] for p in parts], axis=1)[:, self.num_warmup :][:, : self.num_samples] for k in parts[0]}
         return joined, stopped or f"sampled: {joined['z'].shape[1]} draws a chain after {self.num_warmup} of warm-up", done
+
+    def _out_of_time(self, done: int, total: int) -> str:
+        if done < self.num_warmup + CHUNK:
+            raise InputError(
+                f"NUTS was still in its warm-up after {self.max_seconds:.0f} s ({done} of {total} iterations): raise max_seconds, "
+                "or try vip.DADVI()."
+            )
+        return f"time budget: {self.max_seconds:.0f} s were over after {done - self.num_warmup} of {self.num_samples} draws a chain"
 
 
 def _chunk(sample_kernel: Callable) -> Callable:

@@ -1,0 +1,192 @@
+"""The maximum of an ELBO with fixed draws, and the covariance that linear response reads off its curvature.
+
+With fixed standard draws e_k the ELBO of q(z) = N(loc, diag(scale^2)) is a deterministic function,
+mean_k log p(loc + scale e_k) + sum log scale, and its derivatives come from the gradients and Hessians of log p at K points
+(Giordano, Ingram and Broderick 2024, arXiv 2304.05527). The posterior covariance is the upper left block of the inverse Hessian of
+its negative (Giordano, Broderick and Jordan 2018, arXiv 1709.02536): right for Gaussian targets, where q's own is not.
+
+Everything is in units of the curvature at the start: z = start.loc + unit * u.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize, stats
+
+from vipatterns import mode, newton
+from vipatterns.density import Clock, Density
+from vipatterns.errors import InputError
+
+MAX_SHRINKS = 10
+MAX_STEPS = 200
+"""Of the matrix-free search, for many latents."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Hessian [[A, B], [B', C]] of the negative ELBO by (loc, log scale), and the gradients of its summands."""
+
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+    gradients: np.ndarray
+    """(K, 2D), a draw each."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where the ELBO of fixed draws is largest, unconstrained coordinates of the model."""
+
+    loc: np.ndarray
+    """(D,) mean of q."""
+    scale: np.ndarray
+    """(D,) sds of q, too small where latents depend on one another."""
+    factor: np.ndarray | None
+    """(D, D) lower Cholesky factor of the linear-response covariance; None where the curvature is not that of a maximum."""
+    error: float
+    """Standard error of `loc` that is due to the draws being few, the largest of all latents, in posterior sds."""
+    converged: bool
+    losses: np.ndarray
+    """(step,) the negative ELBO, nats."""
+
+
+def base_draws(rng_key, num_draws: int, dim: int) -> np.ndarray:
+    """Standard normal points (K, D): scrambled Sobol points in antithetic pairs, first halves first, of unit second moments."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
+    half = stats.norm.ppf(np.clip(stats.qmc.Sobol(dim, rng=rng).random(num_draws // 2), 1e-12, 1 - 1e-12))
+    return np.concatenate([half, -half]) / np.sqrt((half**2).mean(0))
+
+
+def maximise(target: Density, start: mode.Start, base: np.ndarray, eta: np.ndarray, clock: Clock) -> tuple[Optimum, np.ndarray]:
+    """Climbs to the optimum from `eta`, (2D,): loc and log scale in units of the start; also returns where it ended.
+
+    Raises:
+        InputError: draws leave the support of log p, however small the scales.
+    """
+    unit, dim = 1 / np.sqrt(start.precision_diagonal), target.dim
+    climb = _dense if start.hessian.ndim == 2 else _matrix_free
+    eta, blocks, converged, losses = climb(target, start, base, unit, eta, clock)
+    factor, error = _respond(blocks)
+    return (
+        Optimum(
+            loc=start.loc + unit * eta[:dim],
+            scale=unit * np.exp(eta[dim:]),
+            factor=None if factor is None else unit[:, None] * factor,
+            error=error,
+            converged=converged,
+            losses=losses,
+        ),
+        eta,
+    )
+
+
+def _respond(blocks: Blocks) -> tuple[np.ndarray | None, float]:
+    """Cholesky factor of the linear-response covariance, and the error of the fixed draws (their sandwich estimate)."""
+    dim = len(blocks.a)
+    try:
+        np.linalg.cholesky(blocks.c)
+        inner = np.linalg.inv(blocks.c)
+        root = np.linalg.inv(np.linalg.cholesky(blocks.a - blocks.b @ inner @ blocks.b.T))
+        covariance = root.T @ root
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:  # not positive definite
+        return None, np.inf
+    if not np.isfinite(factor).all():
+        return None, np.inf
+    half = len(blocks.gradients) // 2
+    pairs = (blocks.gradients[:half] + blocks.gradients[half:]) / 2
+    moved = covariance @ (pairs[:, :dim] - pairs[:, dim:] @ inner @ blocks.b.T).T
+    error = moved.std(1) / np.sqrt(half)
+    return factor, float((error / np.sqrt(np.diagonal(covariance))).max())
+
+
+def _dense(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarray, eta: np.ndarray, clock: Clock):
+    """Newton's method by the program that found the mode, which is compiled already."""
+    dim = target.dim
+    kept: dict[str, Blocks] = {}
+
+    def at(etas):
+        with np.errstate(over="ignore", invalid="ignore"):  # a trial step too far is seen by its value
+            return blocks_at(etas)
+
+    def blocks_at(etas):
+        loc, spread = etas[0, :dim], np.exp(etas[0, dim:]) * base
+        value, gradient, hessian = start.derivatives(start.loc + unit * (loc + spread))
+        gradient, hessian = gradient * unit, hessian * np.outer(unit, unit)
+        by_draw = np.concatenate([gradient, gradient * spread - 1], axis=1)
+        a = hessian.mean(0)
+        b = np.einsum("kij,kj->ij", hessian, spread) / len(base)
+        c = np.einsum("ki,kij,kj->ij", spread, hessian, spread, optimize=True) / len(base) + np.diag((gradient * spread).mean(0))
+        kept["last"] = Blocks(a, b, c, by_draw)
+        loss = value.mean() - etas[0, dim:].sum()
+        return np.array([loss]), by_draw.mean(0)[None], np.block([[a, b], [b.T, c]])[None]
+
+    found = newton.minimise(at, _inside(lambda eta: at(eta[None])[0][0], eta)[None])
+    at(found.x)
+    return found.x[0], kept["last"], bool(found.converged[0]), np.array([value[0] for _, _, value in found.path])
+
+
+def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarray, eta: np.ndarray, clock: Clock):
+    """SciPy's Newton-CG in a trust region, by Hessian-vector products; of the Hessian only its D x D blocks are made, at the end."""
+    dim, points = target.dim, jnp.asarray(base)
+    origin, units = jnp.asarray(start.loc), jnp.asarray(unit)
+
+    def negative(u, arrays):
+        return -target.log_p(origin + units * u, arrays)
+
+    def loss(eta, arrays):
+        each = target.over_points(negative, len(base))(eta[:dim] + jnp.exp(eta[dim:]) * points, arrays)
+        return each.mean() - eta[dim:].sum()
+
+    def product(eta, v, arrays):
+        return jax.jvp(lambda eta: jax.grad(loss)(eta, arrays), (eta,), (v,))[1]
+
+    def blocks(eta, arrays):
+        def add(sums, e):
+            spread = jnp.exp(eta[dim:]) * e
+            u = eta[:dim] + spread
+            gradient = jax.grad(negative)(u, arrays)
+            columns = target.batch_size(dim)
+            hessian = jax.lax.map(
+                lambda v: jax.jvp(lambda u: jax.grad(negative)(u, arrays), (u,), (v,))[1], jnp.eye(dim), batch_size=columns
+            )
+            parts = hessian, hessian * spread, spread[:, None] * hessian * spread + jnp.diag(gradient * spread)
+            return tuple(s + p / len(base) for s, p in zip(sums, parts, strict=True)), jnp.concatenate([gradient, gradient * spread - 1])
+
+        return jax.lax.scan(add, (jnp.zeros((dim, dim), target.dtype),) * 3, points)
+
+    value_and_gradient = clock.compile(jax.value_and_grad(loss), jnp.asarray(eta), target.arrays)
+    hessian_product = clock.compile(product, jnp.asarray(eta), jnp.asarray(eta), target.arrays)
+
+    def fun(eta):
+        value, gradient = value_and_gradient(jnp.asarray(eta), target.arrays)
+        return (float(value) if np.isfinite(value) else 1e300), np.nan_to_num(np.asarray(gradient))
+
+    losses: list[float] = []
+    eta = _inside(lambda eta: value_and_gradient(jnp.asarray(eta), target.arrays)[0], eta)
+    found = optimize.minimize(
+        fun,
+        eta,
+        jac=True,
+        hessp=lambda eta, v: np.asarray(hessian_product(jnp.asarray(eta), jnp.asarray(v), target.arrays)),
+        method="trust-ncg",
+        callback=lambda eta: losses.append(fun(eta)[0]),
+        options={"maxiter": MAX_STEPS, "gtol": 1e-4, "initial_trust_radius": np.sqrt(dim), "max_trust_radius": 1e3 * np.sqrt(dim)},
+    )
+    program = clock.compile(blocks, jnp.asarray(eta), target.arrays)
+    sums, by_draw = program(jnp.asarray(found.x), target.arrays)
+    a, b, c = (np.asarray(s) for s in sums)
+    return found.x, Blocks(a, b, c, np.asarray(by_draw)), bool(found.success), np.array([*losses, found.fun])
+
+
+def _inside(loss: Callable, eta: np.ndarray) -> np.ndarray:
+    """The start with scales so small that no draw leaves the support of log p."""
+    dim = len(eta) // 2
+    for shrink in range(MAX_SHRINKS):
+        smaller = np.concatenate([eta[:dim], eta[dim:] - shrink])
+        if np.isfinite(loss(smaller)):
+            return smaller
+    raise InputError("The ELBO is finite at no start: draws leave the support of log p; try vip.MeanField() or vip.NUTS().")

@@ -1,0 +1,125 @@
+"""DADVI with linear response: mean-field VI with fixed draws, then the covariance that mean-field leaves out.
+
+Giordano, Ingram and Broderick 2024, arXiv 2304.05527; linear response: Giordano, Broderick and Jordan 2018, arXiv 1709.02536.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import gammaln
+
+from vipatterns import linear_response, mode, modes
+from vipatterns.certification import Account, Proposal, certify
+from vipatterns.density import Clock, Density, precision, read
+from vipatterns.errors import InputError
+from vipatterns.posterior import Fit
+
+MAX_DIM = 1_000
+MAX_ERROR = 0.05
+"""Error of q's means that the fixed draws may leave, in posterior sds, before more are taken."""
+MIN_DEGREES = 7
+"""Of freedom of the Student-t that is drawn from; as many as there are latents where these are more."""
+
+
+@dataclass(frozen=True)
+class DADVI:
+    """Draws come from a multivariate Student-t at mean-field's mean, with the covariance of linear response.
+
+    The ELBO's draws are fixed, so that it is a plain function, which Newton's method maximises in about ten steps: no step size, no
+    noise, nothing to tune. Usually the cheapest posterior that earns a certificate; for up to 1,000 latents.
+    """
+
+    num_draws: int = 32
+    """Fixed draws of the ELBO at first, a power of 2; scrambled Sobol points in antithetic pairs."""
+    max_draws: int = 512
+    """They are doubled up to so many, until the error that they leave in q's means is small against the posterior sds."""
+    num_samples: int = 1_000
+    """Posterior draws a chain, four chains."""
+    dtype: str = "float64"
+
+    def fit(
+        self,
+        rng_key,
+        model: Callable,
+        data: dict | None = None,
+        *,
+        args: tuple = (),
+        coords: dict | None = None,
+        dims: dict | None = None,
+        progress: bool | None = None,
+    ) -> Fit:
+        """Fits q to the posterior of `model` given `data`; see `vip.fit` for the arguments."""
+        key_mode, key_base = jax.random.split(rng_key)
+        clock = Clock()
+        with precision(self.dtype):
+            target = read(model, data, args=args, dtype=self.dtype)
+            self._refuse(target)
+            start = mode.find(key_mode, target, clock)
+            optimum, num_draws = self._climb(key_base, target, start, clock)
+            found = modes.examine(target, start, clock)
+            account = Account(
+                _account(optimum, start, num_draws), len(optimum.losses) - 1, optimum.losses[None], caveat=_caveat(optimum), modes=found
+            )
+            proposal, factor = _student(optimum, target)
+            fit = certify(rng_key, self, target, proposal, account, clock, num_samples=self.num_samples, coords=coords, dims=dims)
+            root = np.linalg.inv(factor)
+            return replace(fit, around=replace(start, loc=optimum.loc, factor=factor, hessian=root.T @ root))
+
+    def _climb(self, key_base, target: Density, start: mode.Start, clock: Clock) -> tuple[linear_response.Optimum, int]:
+        """The optimum of as many fixed draws as it takes."""
+        num_draws, eta = self.num_draws, np.zeros(2 * target.dim)
+        while True:
+            base = linear_response.base_draws(jax.random.fold_in(key_base, num_draws), num_draws, target.dim)
+            optimum, eta = linear_response.maximise(target, start, base, eta, clock)
+            if optimum.error < MAX_ERROR or 2 * num_draws > self.max_draws or not np.isfinite(eta).all():
+                return optimum, num_draws
+            num_draws *= 2
+
+    def _refuse(self, target: Density) -> None:
+        if target.dim > MAX_DIM:
+            raise InputError(f"DADVI is for at most {MAX_DIM} latents, the model has {target.dim}; use vip.MeanField() or vip.NUTS().")
+        if self.num_draws < 4 or self.num_draws & (self.num_draws - 1):
+            raise InputError(f"DADVI needs num_draws to be a power of 2, 4 or more, got {self.num_draws}.")
+
+
+def _account(optimum: linear_response.Optimum, start: mode.Start, num_draws: int) -> str:
+    """Why it stopped, in a sentence."""
+    where = "" if start.at_mode else "; the search from which it started met no mode, which may lie at infinity"
+    if not optimum.converged:
+        return f"step budget: the ELBO of {num_draws} fixed draws still rises, its maximum may lie at infinity{where}"
+    return f"converged: {num_draws} fixed draws, which leave an error of {optimum.error:.3f} sd in q's means{where}"
+
+
+def _caveat(optimum: linear_response.Optimum) -> str:
+    if optimum.factor is not None:
+        return ""
+    return (
+        "the ELBO is not curved like a maximum where the search ended, so q has mean-field's sds; modes that no start met are not covered"
+    )
+
+
+def _student(optimum: linear_response.Optimum, target: Density) -> tuple[Proposal, np.ndarray]:
+    """A Student-t with that covariance for a scale matrix, heavier than Gaussian so that no weight explodes; and its Cholesky factor."""
+    factor = np.diag(optimum.scale) if optimum.factor is None else optimum.factor
+    dim, degrees = target.dim, max(MIN_DEGREES, target.dim)
+    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2) - dim / 2 * math.log(degrees * math.pi)
+    constant = float(constant - np.log(np.diagonal(factor)).sum())
+    loc, scale = jnp.asarray(optimum.loc), jnp.asarray(factor)
+    few = degrees <= 50
+
+    def draw(rng_key, i):
+        if few:  # a chi-square by its definition compiles fastest
+            normals = jax.random.normal(rng_key, (dim + degrees,), dtype=target.dtype)
+            normals, square = normals[:dim], (normals[dim:] ** 2).sum()
+        else:
+            key_normal, key_square = jax.random.split(rng_key)
+            normals = jax.random.normal(key_normal, (dim,), dtype=target.dtype)
+            square = jax.random.chisquare(key_square, degrees, dtype=target.dtype)
+        noise = normals * jnp.sqrt(degrees / square)
+        return loc + scale @ noise, constant - (degrees + dim) / 2 * jnp.log1p(noise @ noise / degrees)
+
+    return Proposal(draw, None, np.array([0])), factor
