@@ -11,11 +11,13 @@ import pytest
 from numpyro.distributions import Distribution
 
 import vipatterns as vip
+from vipatterns import certification
 from vipatterns.patterns import (
     eight_schools,
     eight_schools_centered,
     funnel,
     gaussian_mixture,
+    gaussian_process,
     linear_regression,
     logistic_regression,
 )
@@ -122,6 +124,20 @@ def test_a_posterior_that_has_no_mass_to_find_is_refused_in_a_sentence(model, da
         ok, said = False, str(error)
     assert not ok
     assert said.endswith(".")
+
+
+@pytest.mark.slow
+def test_more_draws_are_taken_where_k_hat_cannot_tell(rng_key, monkeypatch):
+    """Weights of this q are bounded, with a peak that 40,000 draws seldom meet: k-hat over .7 there, and far below with more."""
+    data = gaussian_process.data()
+    fit = vip.fit(rng_key, gaussian_process.model, data, method=vip.DADVI())
+    assert fit.certificate.ok
+    assert fit.idata["proposal"].sizes["draw"] > certification.FIRST_PROPOSALS
+    monkeypatch.setattr(certification, "MAX_PROPOSALS", certification.FIRST_PROPOSALS)
+    few = vip.fit(rng_key, gaussian_process.model, data, method=vip.DADVI())
+    assert few.certificate.khat > few.certificate.khat_threshold
+    error = math.hypot(fit.certificate.log_evidence_mcse, few.certificate.log_evidence_mcse)
+    assert abs(fit.certificate.log_evidence - few.certificate.log_evidence) < 5 * error
 
 
 def test_settings_that_cannot_be(rng_key):

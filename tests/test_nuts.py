@@ -11,6 +11,7 @@ import pytest
 from arviz_stats.base.array import array_stats
 
 import vipatterns as vip
+from vipatterns import density
 from vipatterns.methods import nuts
 from vipatterns.patterns import eight_schools, eight_schools_centered, funnel, gaussian_mean, linear_regression
 
@@ -171,3 +172,18 @@ def test_starts_beyond_a_wall_are_drawn_in(rng_key, z_bound):
     assert np.isfinite(z).all()
     assert (np.abs(z) < 2).all()
     assert (z.std(1) > 0).all()
+
+
+def test_time_that_is_over_keeps_the_draws(rng_key, monkeypatch):
+    """A clock that has run out at the fourth look, a look a chunk of 50."""
+    looks = []
+    monkeypatch.setattr(density.Clock, "run_seconds", property(lambda self: looks.append(1) or (1e4 if len(looks) > 3 else 0.0)))
+    method = vip.NUTS(num_warmup=50, num_samples=500, max_seconds=1_000)
+    fit = vip.fit(rng_key, gaussian_mean.model, gaussian_mean.data(), method=method)
+    assert fit.posterior.sizes["draw"] == 150
+    assert fit.stopped_because == "time budget: 1000 s were over after 150 of 500 draws a chain"
+
+
+def test_time_that_is_over_in_the_warm_up_is_an_error(rng_key):
+    with pytest.raises(vip.InputError, match=r"still in its warm-up after 0 s \(50 of 1500 iterations\): raise max_seconds"):
+        vip.fit(rng_key, gaussian_mean.model, gaussian_mean.data(), method=vip.NUTS(max_seconds=0))

@@ -23,7 +23,7 @@ from vipatterns.refusal import nonfinite_data, nonfinite_sites
 DENSE_DIM = 200
 """Up to this many latents the whole Hessian is computed; above it only its diagonal is estimated, and starts are equivariant
 under rescaling only."""
-NUM_CANDIDATES = 16
+NUM_CANDIDATES = 32
 NUM_ELBO_DRAWS = 64
 
 
@@ -95,13 +95,14 @@ def find(rng_key, target: Density, clock: Clock, *, num_starts: int = 8) -> Star
     Raises:
         InputError: log p is finite at no start; names the sites, or the data.
     """
-    key_starts, key_elbo = jax.random.split(rng_key)
+    # The host's generator: JAX's would be compiled, which takes as long as the rest of the search on a small model.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
     centre = np.asarray(clock.compile(target.prior_centre, target.arrays)(target.arrays))
     num_starts = int(np.clip(4e8 / (target.num_data * target.dim**2), 2, num_starts))
-    uniform = np.asarray(jax.random.uniform(key_starts, (num_starts, target.dim), minval=-2, maxval=2))
+    uniform = rng.uniform(-2, 2, (num_starts, target.dim))
     starts = np.concatenate([centre[None], np.zeros((1, target.dim)), uniform])[:num_starts]
-    found = _newton(target, starts, clock) if target.dim <= DENSE_DIM else _lbfgs(key_starts, target, starts, clock)
-    return _best(key_elbo, target, found, clock)
+    found = _newton(target, starts, clock) if target.dim <= DENSE_DIM else _lbfgs(rng, target, starts, clock)
+    return _best(rng, target, found, clock)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class _Candidates:
 
 
 def _newton(target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
-    """Ends of all starts, and points along the way of the best."""
+    """Ends of all starts, and points along the way, most of them of the best."""
     num_starts, dim = starts.shape
 
     def derivatives(z, arrays):
@@ -137,17 +138,19 @@ def _newton(target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
 
     found = newton.minimise(at, starts)
     _check_some(target, starts, found.usable)
-    best = int(np.argmin(np.where(found.usable, found.value, np.inf)))
-    ends = [s for s in np.argsort(found.value) if found.usable[s]][: NUM_CANDIDATES // 2]
-    along = np.unique(np.linspace(0, len(found.path) - 1, NUM_CANDIDATES - len(ends)).astype(int))
-    points = [found.x[s] for s in ends] + [found.path[i][0][best] for i in along]
-    hessians = [found.hessian[s] for s in ends] + [found.path[i][1][best] for i in along]
+    ends = [s for s in np.argsort(found.value) if found.usable[s]][: NUM_CANDIDATES // 4]
+    places = [(len(found.path) - 1, s) for s in ends]
+    # Newton's first steps are its longest, and on the way to a mode at infinity it soon passes where the mass is: more points early on.
+    steps = np.unique(np.geomspace(1, len(found.path), NUM_CANDIDATES // 2 - len(ends)).astype(int)) - 1
+    places += [(int(i), ends[0]) for i in steps]
+    places += [(min(i, len(found.path) - 1), s) for s in ends[1:] for i in (3, 10)]
+    points, hessians = ([found.path[i][part][s] for i, s in places[:NUM_CANDIDATES]] for part in (0, 1))
     # A saddle point has a zero gradient too; symmetric starts of mixtures end in one.
     minima = [bool(found.converged[s] and newton.positive_definite(found.hessian[s])) for s in ends]
-    return _Candidates(np.array(points), np.array(hessians), np.array(minima + [False] * len(along)), at)
+    return _Candidates(np.array(points), np.array(hessians), np.array(minima + [False] * (len(points) - len(ends))), at)
 
 
-def _lbfgs(rng_key, target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
+def _lbfgs(rng: np.random.Generator, target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
     """The same for many latents: L-BFGS in coordinates scaled by the Hessian's diagonal."""
 
     def negative(z, arrays):
@@ -157,7 +160,7 @@ def _lbfgs(rng_key, target: Density, starts: np.ndarray, clock: Clock) -> _Candi
         product = jax.vmap(lambda v: v * jax.jvp(jax.grad(lambda z: negative(z, arrays)), (z,), (v,))[1])(probes)
         return product.mean(0)
 
-    probes = jax.random.rademacher(rng_key, (32, target.dim), dtype=target.dtype)
+    probes = jnp.asarray(rng.choice([-1.0, 1.0], (32, target.dim)), target.dtype)
     value_and_grad = clock.compile(jax.value_and_grad(negative), jnp.asarray(starts[0]), target.arrays)
     program = clock.compile(diagonal, jnp.asarray(starts[0]), probes, target.arrays)
 
@@ -217,14 +220,14 @@ def _check_some(target: Density, starts: np.ndarray, usable: np.ndarray) -> None
     raise InputError("The log density is finite at the start but its gradient is not; a sqrt or norm at zero, or a masked NaN, does that.")
 
 
-def _best(rng_key, target: Density, found: _Candidates, clock: Clock) -> Start:
+def _best(rng: np.random.Generator, target: Density, found: _Candidates, clock: Clock) -> Start:
     """The candidate whose Gaussian has the highest ELBO."""
     starts = [_start(p, h, bool(m), found.derivatives) for p, h, m in zip(found.points, found.hessians, found.at_mode, strict=True)]
     padded = starts + starts[:1] * (NUM_CANDIDATES - len(starts))
     stacked = jnp.asarray([s.loc for s in padded]), jnp.asarray([s.factor for s in padded])
     num_draws = int(np.clip(1e8 / (target.num_data * NUM_CANDIDATES), 8, NUM_ELBO_DRAWS))
-    noise = jax.random.normal(rng_key, (num_draws // 2, target.dim), dtype=target.dtype)
-    noise = jnp.concatenate([noise, -noise])
+    half = rng.standard_normal((num_draws // 2, target.dim)).astype(target.dtype)
+    noise = np.concatenate([half, -half])
 
     def elbo(candidate, arrays):
         loc, factor = candidate
