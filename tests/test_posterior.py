@@ -9,7 +9,7 @@ import pytest
 from synthetic import fit_of, normal
 
 import vipatterns as vip
-from vipatterns.patterns import gaussian_mean
+from vipatterns.patterns import correlated_gaussian
 from vipatterns.posterior import Rung
 
 
@@ -90,9 +90,9 @@ QUICK = {"MeanField", "NUTS", "Laplace"}
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS])
 def test_every_method_records_the_key_it_was_given(name):
     """The seed with the method that is recorded makes the same draws again."""
-    settings = {"NUTS": {"num_warmup": 50, "num_samples": 50}, "Guide": {"guide": gaussian_mean.guide}}
+    settings = {"NUTS": {"num_warmup": 50, "num_samples": 50}, "Guide": {"guide": correlated_gaussian.guide}, "Flow": {"num_steps": 200}}
     key = jax.random.key(5)
-    fit = getattr(vip, name)(**settings.get(name, {})).fit(key, gaussian_mean.model, gaussian_mean.data())
+    fit = getattr(vip, name)(**settings.get(name, {})).fit(key, correlated_gaussian.model, correlated_gaussian.data())
     for attrs in (fit.idata.attrs, fit.idata["posterior"].attrs):
         assert attrs["dtype"] == "float64"
         assert attrs["device"] == "cpu"
