@@ -66,8 +66,7 @@ class DADVI:
             )
             proposal, factor = _student(optimum, target)
             fit = certify(rng_key, self, target, proposal, account, clock, num_samples=self.num_samples, coords=coords, dims=dims)
-            root = np.linalg.inv(factor)
-            return replace(fit, around=replace(start, loc=optimum.loc, factor=factor, hessian=root.T @ root))
+            return replace(fit, around=linear_response.moved(start, optimum.loc, factor))
 
     def _climb(self, key_base, target: Density, start: mode.Start, clock: Clock) -> tuple[linear_response.Optimum, int]:
         """The optimum of as many fixed draws as it takes."""
