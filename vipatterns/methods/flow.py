@@ -1,8 +1,9 @@
 """Normalizing-flow VI: a standard Gaussian, bent by a network that can be inverted, in unconstrained coordinates.
 
 Affine coupling layers (Dinh, Sohl-Dickstein and Bengio 2017, arXiv 1605.08803), flowjax's, from mean-field's mean and linear response.
-benchmarks/results/flows.md has them beside other flows, on banana and funnel in two dimensions: the lower of their two ELBOs, -.02 where log
-Z = 0, is above those of NumPyro's flows, and no flow took fewer CPU seconds; flowjax's autoregressive flow reached -.006 in 20 to 55 % more.
+benchmarks/results/flows.md has them beside other flows, on banana and funnel in two dimensions: the lower of their two ELBOs, -.02 where
+log Z = 0, is above those of NumPyro's flows, and no flow took fewer CPU seconds; flowjax's autoregressive flow reached -.006 in 20 to 55 %
+more.
 """
 
 from collections.abc import Callable
