@@ -65,6 +65,19 @@ def test_what_it_cannot_fit_it_refuses_under_twenty_keys(case, rng_key):
     assert [fit.certificate.ok for fit in fits] == [False] * 20, [fit.certificate.khat for fit in fits]
 
 
+def test_its_elbo_is_mean_fields(rng_key, z_bound):
+    """Bioassay in the units of its table: the best mean-field ELBO is -4.695424."""
+
+    def bioassay(x, deaths):
+        alpha, beta = numpyro.sample("alpha", dist.Normal(0.0, 2.0)), numpyro.sample("beta", dist.Normal(0.0, 10.0))
+        numpyro.sample("deaths", dist.Binomial(5, logits=alpha + beta * x), obs=deaths)
+
+    data = {"x": np.array([-0.86, -0.30, -0.05, 0.73]), "deaths": np.array([0, 1, 3, 5])}
+    fit = vip.fit(rng_key, bioassay, data, method=vip.DADVI(num_draws=512))
+    assert abs(fit.elbo + 4.695424) < min(z_bound() * fit.elbo_mcse, 0.02)
+    assert fit.elbo == -fit.losses[0, -1]
+
+
 def test_labels_that_are_exchangeable_are_counted(rng_key):
     fit = vip.fit(rng_key, gaussian_mixture.model, gaussian_mixture.data(), method=vip.DADVI())
     assert fit.certificate.ok

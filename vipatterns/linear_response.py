@@ -8,6 +8,7 @@ its negative (Giordano, Broderick and Jordan 2018, arXiv 1709.02536): right for 
 Everything is in units of the curvature at the start: z = start.loc + unit * u.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ class Blocks:
     c: np.ndarray
     gradients: np.ndarray
     """(K, 2D), a draw each."""
+    values: np.ndarray
+    """(K,) of -log p, nats."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Optimum:
     """Standard error of `loc` that is due to the draws being few, the largest of all latents, in posterior sds."""
     converged: bool
     losses: np.ndarray
-    """(step,) the negative ELBO, nats."""
+    """(step,) the negative ELBO of q, nats."""
+    elbo_mcse: float
+    """Standard error of the last of them, from the draws' pairs, nats."""
 
 
 def base_draws(rng_key, num_draws: int, dim: int) -> np.ndarray:
@@ -70,6 +75,8 @@ def maximise(target: Density, start: mode.Start, base: np.ndarray, eta: np.ndarr
     climb = _dense if start.hessian.ndim == 2 else _matrix_free
     eta, blocks, converged, losses = climb(target, start, base, unit, eta, clock)
     factor, error = _respond(blocks)
+    constant = np.log(unit).sum() + 0.5 * dim * (1 + math.log(2 * math.pi))
+    half = len(base) // 2
     return (
         Optimum(
             loc=start.loc + unit * eta[:dim],
@@ -77,7 +84,8 @@ def maximise(target: Density, start: mode.Start, base: np.ndarray, eta: np.ndarr
             factor=None if factor is None else unit[:, None] * factor,
             error=error,
             converged=converged,
-            losses=losses,
+            losses=losses - constant,
+            elbo_mcse=float((blocks.values[:half] + blocks.values[half:]).std() / 2 / math.sqrt(half)),
         ),
         eta,
     )
@@ -136,7 +144,7 @@ def _dense(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarra
         a = hessian.mean(0)
         b = np.einsum("kij,kj->ij", hessian, spread) / len(base)
         c = np.einsum("ki,kij,kj->ij", spread, hessian, spread, optimize=True) / len(base) + np.diag((gradient * spread).mean(0))
-        kept["last"] = Blocks(a, b, c, by_draw)
+        kept["last"] = Blocks(a, b, c, by_draw, value)
         loss = value.mean() - etas[0, dim:].sum()
         return np.array([loss]), by_draw.mean(0)[None], np.block([[a, b], [b.T, c]])[None]
 
@@ -170,7 +178,8 @@ def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.
                 lambda v: jax.jvp(lambda u: jax.grad(negative)(u, arrays), (u,), (v,))[1], jnp.eye(dim), batch_size=columns
             )
             parts = hessian, hessian * spread, spread[:, None] * hessian * spread + jnp.diag(gradient * spread)
-            return tuple(s + p / len(base) for s, p in zip(sums, parts, strict=True)), jnp.concatenate([gradient, gradient * spread - 1])
+            by_draw = jnp.concatenate([gradient, gradient * spread - 1]), negative(u, arrays)
+            return tuple(s + p / len(base) for s, p in zip(sums, parts, strict=True)), by_draw
 
         return jax.lax.scan(add, (jnp.zeros((dim, dim), target.dtype),) * 3, points)
 
@@ -193,9 +202,9 @@ def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.
         options={"maxiter": MAX_STEPS, "gtol": 1e-4, "initial_trust_radius": np.sqrt(dim), "max_trust_radius": 1e3 * np.sqrt(dim)},
     )
     program = clock.compile(blocks, jnp.asarray(eta), target.arrays)
-    sums, by_draw = program(jnp.asarray(found.x), target.arrays)
+    sums, (by_draw, values) = program(jnp.asarray(found.x), target.arrays)
     a, b, c = (np.asarray(s) for s in sums)
-    return found.x, Blocks(a, b, c, np.asarray(by_draw)), bool(found.success), np.array([*losses, found.fun])
+    return found.x, Blocks(a, b, c, np.asarray(by_draw), np.asarray(values)), bool(found.success), np.array([*losses, found.fun])
 
 
 def _inside(loss: Callable, eta: np.ndarray) -> np.ndarray:
