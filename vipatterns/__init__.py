@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vipatterns.archive import load
+    from vipatterns.calibration import Calibration, calibrate
     from vipatterns.comparison import Comparison, compare
     from vipatterns.errors import InputError
     from vipatterns.methods import fit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vipatterns.prediction import prior_predictive
 
 _ROOMS = {
+    "Calibration": "calibration",
     "Certificate": "posterior",
     "Comparison": "comparison",
     "DADVI": "methods.dadvi",
@@ -41,6 +43,7 @@ _ROOMS = {
     "MeanField": "methods.mean_field",
     "NUTS": "methods.nuts",
     "Pathfinder": "methods.pathfinder",
+    "calibrate": "calibration",
     "compare": "comparison",
     "fit": "methods",
     "load": "archive",
@@ -49,6 +52,7 @@ _ROOMS = {
 """Where each name that users type lives; a test holds it equal to the imports above."""
 
 __all__ = [  # noqa: RUF022  in the order of _ROOMS
+    "Calibration",
     "Certificate",
     "Comparison",
     "DADVI",
@@ -63,6 +67,7 @@ __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "MeanField",
     "NUTS",
     "Pathfinder",
+    "calibrate",
     "compare",
     "fit",
     "load",

@@ -7,30 +7,29 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from vipatterns import diagnosis
-from vipatterns.density import Clock, Density
-from vipatterns.draws import Sites, scalars_of, tree
+from vipatterns import diagnosis, keys
+from vipatterns.density import Clock, Density, precision
+from vipatterns.draws import scalars_of, tree
+from vipatterns.evaluation import Points
 from vipatterns.modes import Modes
 from vipatterns.posterior import Certificate, Fit
 
 BLOCK = 4_000
-"""Draws are made in blocks of this many, compiled once."""
-FIRST_PROPOSALS = 40_000
+"""Draws of a traced q are made in blocks of this many, compiled once."""
+FEWEST_PROPOSALS, FIRST_PROPOSALS = 4_000, 40_000
 MAX_PROPOSALS = 640_000
 """Drawn where the first are refused though the weights are fairly even: at 40,000 draws k-hat scatters, and a bounded weight whose peak is
 rarely met looks like a heavy tail."""
 MORE = 4
 EVEN = 0.3
 """Effective share of the draws from which more draws are worth their cost."""
-BEYOND_SPLITS = 2**31
-"""The first keys of split and of fold_in are the same ones; a method does not split its key into this many."""
 MAX_JUDGED = 16_000_000
 """Each scalar's own k-hat is looked at for up to so many draws in all, 400 scalars of 40,000: those with the largest Monte Carlo error."""
 
@@ -45,6 +44,43 @@ class Proposal:
     """(z, component) -> log density of that component, nats; None where it is known at a component's own draws only."""
     components: np.ndarray
     """Indices of the components that take part."""
+
+    def sampler(self, clock: Clock) -> Callable:
+        """(rng_key, num_draws) -> z (S, D), log_q (S,), on the host: the components take turns in equal blocks."""
+        components = jnp.asarray(self.components)
+
+        def block(rng_key, component):
+            drawn = jax.vmap(self.draw, (0, None))(jax.random.split(rng_key, BLOCK), component)
+            each = self.log_q
+            if each is None:
+                return drawn
+            return drawn, jax.vmap(lambda z: logsumexp(jax.vmap(each, (None, 0))(z, components)))(drawn) - jnp.log(len(components))
+
+        program = clock.compile(block, jax.random.key(0), components[0])
+
+        def draw(rng_key, num_draws: int):
+            each = -(-num_draws // len(components))
+            z, log_q = [], []
+            for i, key in enumerate(keys.split(rng_key, len(components))):
+                blocks = [program(k, components[i]) for k in keys.split(key, -(-each // BLOCK))]
+                z.append(np.concatenate([np.asarray(b[0]) for b in blocks])[:each])
+                log_q.append(np.concatenate([np.asarray(b[1]) for b in blocks])[:each])
+            return np.concatenate(z), np.concatenate(log_q)
+
+        return draw
+
+
+class HostProposal(Protocol):
+    """A q of one component that is drawn from by NumPy: nothing to compile."""
+
+    @property
+    def components(self) -> np.ndarray:
+        """Indices of the components that take part: of one."""
+        ...
+
+    def sampler(self, clock: Clock) -> Callable:
+        """(rng_key, num_draws) -> z (S, D), log_q (S,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +102,7 @@ def certify(
     rng_key,
     method: Any,
     target: Density,
-    proposal: Proposal,
+    proposal: Proposal | HostProposal,
     account: Account,
     clock: Clock,
     *,
@@ -77,7 +113,7 @@ def certify(
     """Draws from q, weighs the draws by log_p - log_q, judges and resamples them.
 
     Args:
-        rng_key: the key that the method was given, recorded as the seed; what is drawn here comes from a key folded out of it.
+        rng_key: the key that the method was given, recorded as the seed; what is drawn here comes from keys that no method splits off.
         method: recorded in the Fit.
         target: the density; the caller is in its precision.
         proposal: q.
@@ -87,23 +123,34 @@ def certify(
         coords: dim -> labels.
         dims: site -> names of its axes.
     """
-    key_draws, key_more, key_resample = jax.random.split(jax.random.fold_in(rng_key, BEYOND_SPLITS), 3)
-    sampler = _sampler(target, proposal, clock)
-    sites = Sites(target, BLOCK, clock)
-    most = int(np.clip(min(4e9 / target.num_data, 1.6e7 / sites.size), BLOCK, MAX_PROPOSALS)) // BLOCK * BLOCK
-    drawn = sampler(key_draws, min(most, FIRST_PROPOSALS))
-    judged = _judge(target, proposal, sites, drawn, 4 * num_samples, account)
-    while judged.more_may_help and (number := judged.weights.log_weights.size) < most:
-        key_more, key = jax.random.split(key_more)
-        drawn = _joined(drawn, sampler(key, min(most, MORE * number) - number), len(proposal.components))
-        judged = _judge(target, proposal, sites, drawn, 4 * num_samples, account)
-    _, log_p, log_q = drawn
-    weights, values, certificate = judged.weights, judged.values, judged.certificate
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_resample)))
+    key_draws, key_more, key_resample = keys.split(keys.fold_in(rng_key, 0), 3)
+    sampler, points = proposal.sampler(clock), Points(target, clock)
+    most = int(np.clip(min(4e9 / target.num_data, 1.6e7 / points.size), FEWEST_PROPOSALS, MAX_PROPOSALS))
+
+    def weighed(rng_key, number: int):
+        z, log_q = sampler(rng_key, number)
+        log_p, values = points(z)
+        return _Drawn(z, log_p, log_q, values)
+
+    def sampled(rng_key, number: int):
+        with precision(target.dtype):
+            more = weighed(rng_key, number)
+        return more.values, more.log_p, more.log_q
+
+    num_components = len(proposal.components)
+    drawn = weighed(key_draws, min(most, FIRST_PROPOSALS))
+    judged = _judge(target, proposal, drawn, 4 * num_samples, account)
+    while judged.more_may_help and (number := drawn.log_p.size) < most:
+        key_more, key = keys.split(key_more)
+        drawn = drawn.joined(weighed(key, min(most, MORE * number) - number), num_components)
+        judged = _judge(target, proposal, drawn, 4 * num_samples, account)
+    log_p, log_q, values = drawn.log_p, drawn.log_q, drawn.values
+    weights, certificate = judged.weights, judged.certificate
+    rng = keys.generator(key_resample)
     chosen = diagnosis.resample(rng, weights.log_weights, 4 * num_samples)
     grouped = {k: v[chosen].reshape(4, num_samples, *v.shape[1:]) for k, v in values.items()}
     ratio = log_p - log_q
-    chains = (len(proposal.components), ratio.size // len(proposal.components))
+    chains = (num_components, ratio.size // num_components)
     raw = {k: v.reshape(*chains, *v.shape[1:]) for k, v in values.items() if k in target.latents}
     groups = {
         "posterior": grouped,
@@ -118,7 +165,7 @@ def certify(
         "certified": int(certificate.ok),
         "stopped_because": account.stopped_because,
         "khat": certificate.khat,
-        "deterministic_sites_left_out": ", ".join(sites.left_out),
+        "deterministic_sites_left_out": ", ".join(points.left_out),
     }
     return Fit(
         method=method,
@@ -133,40 +180,11 @@ def certify(
         compile_seconds=clock.compile_seconds,
         run_seconds=clock.run_seconds,
         target=target,
-        sampler=sampler,
+        sampler=sampled,
     )
 
 
-def _sampler(target: Density, proposal: Proposal, clock: Clock) -> Callable:
-    """(rng_key, num_draws) -> z (S, D), log_p (S,), log_q (S,): the components take turns in equal blocks."""
-    components = jnp.asarray(proposal.components)
-
-    def block(rng_key, component, arrays):
-        drawn = jax.vmap(proposal.draw, (0, None))(jax.random.split(rng_key, BLOCK), component)
-        each = proposal.log_q
-        if each is None:
-            z, log_q = drawn
-        else:
-            z = drawn
-            log_q = jax.vmap(lambda z: logsumexp(jax.vmap(each, (None, 0))(z, components)))(z) - jnp.log(len(components))
-        return z, target.over_points(target.log_p, BLOCK)(z, arrays), log_q
-
-    program = clock.compile(block, jax.random.key(0), components[0], target.arrays)
-
-    def draw(rng_key, num_draws: int):
-        each = -(-num_draws // len(components))
-        out = [[], [], []]
-        for i, key in enumerate(jax.random.split(rng_key, len(components))):
-            keys = jax.random.split(key, -(-each // BLOCK))
-            blocks = [program(k, components[i], target.arrays) for k in keys]
-            for kept, parts in zip(out, zip(*blocks, strict=True), strict=True):
-                kept.append(np.concatenate([np.asarray(p) for p in parts])[:each])
-        return tuple(np.concatenate(kept) for kept in out)
-
-    return draw
-
-
-def _further_modes(target: Density, z: np.ndarray, proposal: Proposal, modes: Modes) -> str:
+def _further_modes(target: Density, z: np.ndarray, proposal: Proposal | HostProposal, modes: Modes) -> str:
     """A sentence when the restarts, or the search for a mode, ended in places that q's draws do not join; empty otherwise."""
     parts = z.reshape(len(proposal.components), -1, target.dim)
     means, sds = parts.mean(1), parts.std(1)
@@ -182,10 +200,24 @@ def _further_modes(target: Density, z: np.ndarray, proposal: Proposal, modes: Mo
     return ""
 
 
-def _joined(drawn: tuple, more: tuple, num_components: int) -> tuple:
-    """More draws beside those that are there, each component's in one block."""
-    parts = [[x.reshape(num_components, -1, *x.shape[1:]) for x in pair] for pair in zip(drawn, more, strict=True)]
-    return tuple(np.concatenate(pair, axis=1).reshape(-1, *pair[0].shape[2:]) for pair in parts)
+@dataclass(frozen=True)
+class _Drawn:
+    """Draws of q, component by component, with what is needed to weigh them."""
+
+    z: np.ndarray  # (S, D)
+    log_p: np.ndarray  # (S,)
+    log_q: np.ndarray  # (S,)
+    values: dict[str, np.ndarray]  # site -> (S, *shape)
+
+    def joined(self, more: "_Drawn", num_components: int) -> "_Drawn":
+        """More draws beside these, each component's in one block."""
+
+        def join(*pair):
+            parts = [x.reshape(num_components, -1, *x.shape[1:]) for x in pair]
+            return np.concatenate(parts, axis=1).reshape(-1, *pair[0].shape[1:])
+
+        values = {k: join(v, more.values[k]) for k, v in self.values.items()}
+        return _Drawn(join(self.z, more.z), join(self.log_p, more.log_p), join(self.log_q, more.log_q), values)
 
 
 @dataclass(frozen=True)
@@ -194,25 +226,23 @@ class _Judged:
 
     certificate: Certificate
     weights: diagnosis.Weights
-    values: dict[str, np.ndarray]  # site -> (S, *shape)
     names: list[str]
     scalars: np.ndarray  # (S, K)
     more_may_help: bool
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of draws along a flat direction; they are refused for it
-def _judge(target: Density, proposal: Proposal, sites: Sites, drawn: tuple, num_kept: int, account: Account) -> _Judged:
+def _judge(target: Density, proposal: Proposal | HostProposal, drawn: _Drawn, num_kept: int, account: Account) -> _Judged:
     """Weighs draws of q, whole and in halves: both halves must pass."""
-    z, log_p, log_q = drawn
-    values = sites(z)
-    names, scalars = scalars_of({k: v[None] for k, v in values.items()})
+    log_p, log_q = drawn.log_p, drawn.log_q
+    names, scalars = scalars_of({k: v[None] for k, v in drawn.values.items()})
     scalars = scalars[0]
     halves = [diagnosis.smooth(log_p[i::2], log_q[i::2]) for i in range(2)]
     weights = diagnosis.smooth(log_p, log_q)
-    further = _further_modes(target, z, proposal, account.modes)
+    further = _further_modes(target, drawn.z, proposal, account.modes)
     certificate = _certificate(weights, halves, names, scalars, num_kept, account, further)
     even = weights.ess > EVEN * log_p.size and not further and bool(np.isfinite(scalars).all())
-    return _Judged(certificate, weights, values, names, scalars, even and not certificate.ok)
+    return _Judged(certificate, weights, names, scalars, even and not certificate.ok)
 
 
 def _certificate(weights, halves, names, scalars, num_kept: int, account: Account, modes: str) -> Certificate:

@@ -5,7 +5,6 @@ are touched here and in svi.py alone.
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -17,34 +16,15 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer import init_to_uniform
 from numpyro.infer.util import _unconstrain_params, compute_log_probs, constrain_fn, potential_energy
 
-from vipatterns import unobserved
+from vipatterns import programs, unobserved
 from vipatterns.arguments import traced_and_static
 from vipatterns.errors import InputError
+from vipatterns.programs import Clock
 from vipatterns.refusal import refuse, what_the_model_raised
 from vipatterns.staleness import closes_over_arrays
 
 MAX_BATCH_ELEMENTS = 2e7
 """Draws are evaluated in batches of at most this many (draw, data element) pairs, so that memory stays bounded."""
-
-
-class Clock:
-    """Wall time, split into compiling and running."""
-
-    def __init__(self):
-        self.began = time.perf_counter()
-        self.compile_seconds = 0.0
-
-    def compile(self, function: Callable, *args) -> Callable:
-        """`function` compiled for arguments of these shapes; the time it takes is counted as compiling."""
-        began = time.perf_counter()
-        compiled = jax.jit(function).lower(*args).compile()
-        self.compile_seconds += time.perf_counter() - began
-        return compiled
-
-    @property
-    def run_seconds(self) -> float:
-        """Seconds since the clock was made that were not spent compiling."""
-        return time.perf_counter() - self.began - self.compile_seconds
 
 
 def precision(dtype: str):
@@ -110,8 +90,36 @@ class Density:
     """First dimension free for discrete latents, which funsor sums out of log p; None where the model has none."""
     dim: int
     dtype: str
+    programs: dict = field(default_factory=dict, repr=False)
+    """What `compiled` has made, for all readings of this model that compute the same on data of these shapes."""
     closes_over_arrays: bool = False
     """A jitted helper of the model has arrays of its own, whose traces the next precision must not meet (see staleness.py)."""
+
+    def on(self, data: dict | None, args: tuple = ()) -> "Density":
+        """The same model on other data of the same shapes, without reading it anew.
+
+        Raises:
+            InputError: arrays of other shapes, or other arguments that are no arrays.
+        """
+        arrays, rebuild = traced_and_static(self.model, args, data, self.dtype)
+        here, there = _likeness(self.rebuild(self.arrays)), _likeness(rebuild(arrays))
+        if here != there:
+            raise InputError(f"All data sets should be like the first, with {here}; one has {there}.")
+        return replace(self, arrays=arrays, rebuild=rebuild)
+
+    def compiled(self, clock: Clock, name: str, function: Callable, *args) -> Callable:
+        """`function` compiled for arguments of these shapes, once for all readings that share their programs.
+
+        Args:
+            clock: counts compile time.
+            name: of the function; what it closes over follows from the model and the shapes of the data, all else comes by `args`.
+            function: takes `args`.
+        """
+        leaves, structure = jax.tree.flatten(args)
+        key = name, structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if key not in self.programs:
+            self.programs[key] = clock.compile(function, *args)
+        return self.programs[key]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -217,6 +225,13 @@ def _init_to_centre(site):
     return transform(zero)
 
 
+def _likeness(arguments) -> dict:
+    """What data sets of one shape have in common: argument -> shape and dtype of an array, or the value itself."""
+    leaves = jax.tree_util.tree_leaves_with_path(arguments)
+    named = {jax.tree_util.keystr(path[1:], simple=True, separator="."): leaf for path, leaf in leaves}
+    return {k: f"{v.dtype}{list(v.shape)}" if isinstance(v, (jax.Array, np.ndarray)) else v for k, v in named.items()}
+
+
 def labels(name: str, shape: tuple[int, ...]) -> list[str]:
     """Scalar labels of an array: theta, or theta[0], theta[1], ... or L[1, 0], ..."""
     if not shape:
@@ -268,11 +283,15 @@ def read(model: Callable, data: dict | None = None, *, args: tuple = (), dtype: 
         dim=sum(math.prod(s.shape) for s in shapes.values()),
         dtype=dtype,
     )
+
+    def everything(z, arrays):  # the priors' centres follow from what log p is made of
+        return target.log_p(z, arrays), target.constrain(z, arrays)
+
     try:  # the sites' own log densities: shapes that do not match show only here
-        closes = closes_over_arrays(target.log_p, jax.ShapeDtypeStruct((target.dim,), dtype), arrays)
+        trace = jax.make_jaxpr(everything)(jax.ShapeDtypeStruct((target.dim,), dtype), arrays)
     except Exception as error:
         raise InputError(what_the_model_raised(model, error, rebuild(arrays))) from error
-    return replace(target, closes_over_arrays=closes)
+    return replace(target, programs=programs.of(model, trace), closes_over_arrays=closes_over_arrays(trace))
 
 
 def _unconstrained(model: Callable, rebuild: Callable, init: Callable, sites: dict | None = None, subsampled: set | None = None):

@@ -11,6 +11,8 @@ from arviz_stats.base.array import array_stats
 
 MCSE_SHARE = 0.05
 """Largest Monte Carlo error of a posterior mean or sd that a certificate allows, in posterior sds."""
+MAX_ELEMENTS = 4_000_000
+"""Draws times scalars that are looked at together, so that memory stays bounded."""
 PERFECT_SD = 1e-3
 """Log weights that vary by less than this are those of a perfect guide: there is no tail to fit a Pareto to."""
 
@@ -69,13 +71,19 @@ def monte_carlo_error(values: np.ndarray, weights: np.ndarray, num_kept: int) ->
     Returns:
         (2, K): errors of the mean and of the sd. Scalars that do not vary get zero.
     """
+    few = max(1, MAX_ELEMENTS // len(values))
+    parts = [_monte_carlo_error(values[:, i : i + few], weights, num_kept) for i in range(0, values.shape[1], few)]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
+
+
+def _monte_carlo_error(values: np.ndarray, weights: np.ndarray, num_kept: int) -> np.ndarray:
     mean = weights @ values
-    centred = values - mean
-    variance = weights @ centred**2
+    squares = (values - mean) ** 2
+    variance = weights @ squares
     safe = np.where(variance > 0, variance, 1.0)
-    of_mean = np.sqrt(weights**2 @ centred**2 / safe + 1 / num_kept)
-    spread = centred**2 / safe - 1
-    of_sd = 0.5 * np.sqrt(weights**2 @ spread**2 + (weights @ spread**2) / num_kept)
+    of_mean = np.sqrt(weights**2 @ squares / safe + 1 / num_kept)
+    spread = (squares / safe - 1) ** 2
+    of_sd = 0.5 * np.sqrt(weights**2 @ spread + (weights @ spread) / num_kept)
     return np.where(variance > 0, np.stack([of_mean, of_sd]), 0.0)
 
 

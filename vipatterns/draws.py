@@ -1,4 +1,4 @@
-"""From unconstrained points to draws of a model's sites, and to the DataTree that holds draws and data by name."""
+"""Draws by name: scalars with labels, and the DataTree that holds draws and data."""
 
 import math
 import platform
@@ -10,11 +10,8 @@ import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset, from_dict
 
-from vipatterns.density import Clock, Density, Site, labels
+from vipatterns.density import Density, Site, labels
 from vipatterns.errors import InputError
-
-MAX_DETERMINISTIC_BYTES = 1e9
-"""Deterministic sites are left out of the draws when they would take more than this."""
 
 
 def as_key(rng_key):
@@ -31,29 +28,6 @@ def as_count(num_samples) -> int:
     if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
         raise InputError(f"num_samples must be a whole number, 1 or more, got {num_samples!r}.")
     return int(num_samples)
-
-
-class Sites:
-    """z -> sites, compiled once for blocks of a fixed number of draws."""
-
-    def __init__(self, target: Density, block: int, clock: Clock):
-        size = sum(math.prod(s.shape) for s in target.deterministics.values())
-        self.left_out = sorted(target.deterministics) if 8 * size * block > MAX_DETERMINISTIC_BYTES else []
-        self.size = target.dim + (0 if self.left_out else size)
-        self.target, self.block = target, block
-        mapped = target.over_points(lambda z, arrays: target.constrain(z, arrays, deterministic=not self.left_out), block)
-        self.program = clock.compile(mapped, jnp.zeros((block, target.dim), target.dtype), target.arrays)
-
-    def __call__(self, z: np.ndarray) -> dict[str, np.ndarray]:
-        """(..., D) -> site -> (..., *shape)."""
-        flat = z.reshape(-1, z.shape[-1])
-        padded = np.concatenate([flat, np.repeat(flat[-1:], -len(flat) % self.block, 0)])
-        blocks = [self.program(jnp.asarray(b), self.target.arrays) for b in padded.reshape(-1, self.block, z.shape[-1])]
-        wanted = [k for k in (*self.target.latents, *self.target.deterministics) if k in blocks[0]]
-        return {
-            k: np.concatenate([np.asarray(b[k]) for b in blocks])[: len(flat)].reshape(*z.shape[:-1], *blocks[0][k].shape[1:])
-            for k in wanted
-        }
 
 
 def scalars_of(values: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, stats
 
-from vipatterns import mode, newton
+from vipatterns import keys, mode, newton
 from vipatterns.density import Clock, Density
 from vipatterns.errors import InputError
 
@@ -60,7 +60,7 @@ class Optimum:
 
 def base_draws(rng_key, num_draws: int, dim: int) -> np.ndarray:
     """Standard normal points (K, D): scrambled Sobol points in antithetic pairs, first halves first, of unit second moments."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
+    rng = keys.generator(rng_key)
     half = stats.norm.ppf(np.clip(stats.qmc.Sobol(dim, rng=rng).random(num_draws // 2), 1e-12, 1 - 1e-12))
     return np.concatenate([half, -half]) / np.sqrt((half**2).mean(0))
 
@@ -71,23 +71,26 @@ def maximise(target: Density, start: mode.Start, base: np.ndarray, eta: np.ndarr
     Raises:
         InputError: draws leave the support of log p, however small the scales.
     """
-    unit, dim = 1 / np.sqrt(start.precision_diagonal), target.dim
+    unit = 1 / np.sqrt(start.precision_diagonal)
     climb = _dense if start.hessian.ndim == 2 else _matrix_free
     eta, blocks, converged, losses = climb(target, start, base, unit, eta, clock)
+    return respond(start, eta, blocks, converged, losses), eta
+
+
+def respond(start: mode.Start, eta: np.ndarray, blocks: Blocks, converged: bool, losses: np.ndarray) -> Optimum:
+    """The optimum with its linear response, from where the search ended in units of the start."""
+    unit, dim = 1 / np.sqrt(start.precision_diagonal), len(start.loc)
     factor, error = _respond(blocks)
     constant = np.log(unit).sum() + 0.5 * dim * (1 + math.log(2 * math.pi))
-    half = len(base) // 2
-    return (
-        Optimum(
-            loc=start.loc + unit * eta[:dim],
-            scale=unit * np.exp(eta[dim:]),
-            factor=None if factor is None else unit[:, None] * factor,
-            error=error,
-            converged=converged,
-            losses=losses - constant,
-            elbo_mcse=float((blocks.values[:half] + blocks.values[half:]).std() / 2 / math.sqrt(half)),
-        ),
-        eta,
+    half = len(blocks.values) // 2
+    return Optimum(
+        loc=start.loc + unit * eta[:dim],
+        scale=unit * np.exp(eta[dim:]),
+        factor=None if factor is None else unit[:, None] * factor,
+        error=error,
+        converged=converged,
+        losses=losses - constant,
+        elbo_mcse=float((blocks.values[:half] + blocks.values[half:]).std() / 2 / math.sqrt(half)),
     )
 
 
@@ -132,7 +135,7 @@ def _dense(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarra
     dim = target.dim
     kept: dict[str, Blocks] = {}
 
-    def at(etas):
+    def at(etas, lanes=None):
         with np.errstate(over="ignore", invalid="ignore"):  # a trial step too far is seen by its value
             return blocks_at(etas)
 
@@ -155,54 +158,54 @@ def _dense(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarra
 
 def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarray, eta: np.ndarray, clock: Clock):
     """SciPy's Newton-CG in a trust region, by Hessian-vector products; of the Hessian only its D x D blocks are made, at the end."""
-    dim, points = target.dim, jnp.asarray(base)
-    origin, units = jnp.asarray(start.loc), jnp.asarray(unit)
+    dim = target.dim
+    frame = jnp.asarray(base), jnp.asarray(start.loc), jnp.asarray(unit), target.arrays
 
-    def negative(u, arrays):
+    def negative(u, origin, units, arrays):
         return -target.log_p(origin + units * u, arrays)
 
-    def loss(eta, arrays):
-        each = target.over_points(negative, len(base))(eta[:dim] + jnp.exp(eta[dim:]) * points, arrays)
-        return each.mean() - eta[dim:].sum()
+    def loss(eta, points, origin, units, arrays):
+        at = target.over_points(lambda u, arrays: negative(u, origin, units, arrays), len(base))
+        return at(eta[:dim] + jnp.exp(eta[dim:]) * points, arrays).mean() - eta[dim:].sum()
 
-    def product(eta, v, arrays):
-        return jax.jvp(lambda eta: jax.grad(loss)(eta, arrays), (eta,), (v,))[1]
+    def product(eta, v, *frame):
+        return jax.jvp(lambda eta: jax.grad(loss)(eta, *frame), (eta,), (v,))[1]
 
-    def blocks(eta, arrays):
+    def blocks(eta, points, *frame):
         def add(sums, e):
             spread = jnp.exp(eta[dim:]) * e
             u = eta[:dim] + spread
-            gradient = jax.grad(negative)(u, arrays)
+            gradient = jax.grad(negative)(u, *frame)
             columns = target.batch_size(dim)
             hessian = jax.lax.map(
-                lambda v: jax.jvp(lambda u: jax.grad(negative)(u, arrays), (u,), (v,))[1], jnp.eye(dim), batch_size=columns
+                lambda v: jax.jvp(lambda u: jax.grad(negative)(u, *frame), (u,), (v,))[1], jnp.eye(dim), batch_size=columns
             )
             parts = hessian, hessian * spread, spread[:, None] * hessian * spread + jnp.diag(gradient * spread)
-            by_draw = jnp.concatenate([gradient, gradient * spread - 1]), negative(u, arrays)
+            by_draw = jnp.concatenate([gradient, gradient * spread - 1]), negative(u, *frame)
             return tuple(s + p / len(base) for s, p in zip(sums, parts, strict=True)), by_draw
 
         return jax.lax.scan(add, (jnp.zeros((dim, dim), target.dtype),) * 3, points)
 
-    value_and_gradient = clock.compile(jax.value_and_grad(loss), jnp.asarray(eta), target.arrays)
-    hessian_product = clock.compile(product, jnp.asarray(eta), jnp.asarray(eta), target.arrays)
+    value_and_gradient = target.compiled(clock, "fixed-draw elbo", jax.value_and_grad(loss), jnp.asarray(eta), *frame)
+    hessian_product = target.compiled(clock, "fixed-draw hessian product", product, jnp.asarray(eta), jnp.asarray(eta), *frame)
 
     def fun(eta):
-        value, gradient = value_and_gradient(jnp.asarray(eta), target.arrays)
+        value, gradient = value_and_gradient(jnp.asarray(eta), *frame)
         return (float(value) if np.isfinite(value) else 1e300), np.nan_to_num(np.asarray(gradient))
 
     losses: list[float] = []
-    eta = _inside(lambda eta: value_and_gradient(jnp.asarray(eta), target.arrays)[0], eta)
+    eta = _inside(lambda eta: value_and_gradient(jnp.asarray(eta), *frame)[0], eta)
     found = optimize.minimize(
         fun,
         eta,
         jac=True,
-        hessp=lambda eta, v: np.asarray(hessian_product(jnp.asarray(eta), jnp.asarray(v), target.arrays)),
+        hessp=lambda eta, v: np.asarray(hessian_product(jnp.asarray(eta), jnp.asarray(v), *frame)),
         method="trust-ncg",
         callback=lambda eta: losses.append(fun(eta)[0]),
         options={"maxiter": MAX_STEPS, "gtol": 1e-4, "initial_trust_radius": np.sqrt(dim), "max_trust_radius": 1e3 * np.sqrt(dim)},
     )
-    program = clock.compile(blocks, jnp.asarray(eta), target.arrays)
-    sums, (by_draw, values) = program(jnp.asarray(found.x), target.arrays)
+    program = target.compiled(clock, "fixed-draw hessian", blocks, jnp.asarray(eta), *frame)
+    sums, (by_draw, values) = program(jnp.asarray(found.x), *frame)
     a, b, c = (np.asarray(s) for s in sums)
     return found.x, Blocks(a, b, c, np.asarray(by_draw), np.asarray(values)), bool(found.success), np.array([*losses, found.fun])
 

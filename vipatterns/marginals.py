@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from arviz_stats.base.array import array_stats
 
+from vipatterns import keys
 from vipatterns.errors import InputError
 from vipatterns.posterior import Fit
 
@@ -188,7 +189,7 @@ def of_distribution(distribution: Any, shape: tuple[int, ...], rng_key: jax.Arra
             except NotImplementedError:
                 mean = sd = None
     else:
-        draws, mean, sd = _of_scipy(distribution, num, np.random.default_rng(np.asarray(jax.random.key_data(rng_key))))
+        draws, mean, sd = _of_scipy(distribution, num, keys.generator(rng_key))
     missing = (1,) * (len(shape) + 1 - draws.ndim)
     try:
         draws = np.broadcast_to(draws.reshape(num, *missing, *draws.shape[1:]), (num, *shape)).reshape(num, size)

@@ -15,16 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg, optimize
 
-from vipatterns import newton
+from vipatterns import keys, newton
 from vipatterns.density import Clock, Density
 from vipatterns.errors import InputError
+from vipatterns.evaluation import Points
 from vipatterns.refusal import nonfinite_data, nonfinite_sites
 
 DENSE_DIM = 200
 """Up to this many latents the whole Hessian is computed; above it only its diagonal is estimated, and starts are equivariant
 under rescaling only."""
+MAX_STARTS = 8
 NUM_CANDIDATES = 32
 NUM_ELBO_DRAWS = 64
+APART, NEARBY = 3.0, 7.0
+"""Sds from which a mode is another one, and nats of mass below the best within which it counts."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Start:
         hessian = hessians.mean(0)
         if not (np.isfinite(hessian).all() and np.isfinite(gradients).all()):
             return self
-        fresh = _start(loc, hessian, self.at_mode, self.derivatives)
+        fresh = at_point(loc, hessian, self.at_mode, self.derivatives)
         sampled = (gradients[: len(offsets)] - gradients[len(offsets) :]) * offsets / 2
         predicted = scaled(fresh.hessian, offsets) * offsets
         predicted = predicted - predicted.mean(0)
@@ -83,7 +87,7 @@ def scaled(matrix, u):
     return u * matrix if matrix.ndim == 1 else u @ matrix.T
 
 
-def find(rng_key, target: Density, clock: Clock, *, num_starts: int = 8) -> Start:
+def find(rng_key, target: Density, clock: Clock, *, num_starts: int = MAX_STARTS) -> Start:
     """The best starting point over several starts.
 
     Args:
@@ -95,10 +99,9 @@ def find(rng_key, target: Density, clock: Clock, *, num_starts: int = 8) -> Star
     Raises:
         InputError: log p is finite at no start; names the sites, or the data.
     """
-    # The host's generator: JAX's would be compiled, which takes as long as the rest of the search on a small model.
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
-    centre = np.asarray(clock.compile(target.prior_centre, target.arrays)(target.arrays))
-    num_starts = int(np.clip(4e8 / (target.num_data * target.dim**2), 2, num_starts))
+    rng = keys.generator(rng_key)
+    centre = np.asarray(target.compiled(clock, "prior_centre", target.prior_centre, target.arrays)(target.arrays))
+    num_starts = min(num_starts, _affordable(target))
     uniform = rng.uniform(-2, 2, (num_starts, target.dim))
     starts = np.concatenate([centre[None], np.zeros((1, target.dim)), uniform])[:num_starts]
     found = _newton(target, starts, clock) if target.dim <= DENSE_DIM else _lbfgs(rng, target, starts, clock)
@@ -113,30 +116,41 @@ class _Candidates:
     derivatives: Callable
 
 
-def _newton(target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
-    """Ends of all starts, and points along the way, most of them of the best."""
-    num_starts, dim = starts.shape
+def derivatives(target: Density, clock: Clock) -> Callable:
+    """(K, D) points -> values (K,) of -log p, gradients (K, D) and Hessians (K, D, D)."""
+    block, dim = _affordable(target), target.dim
 
-    def derivatives(z, arrays):
+    def one(z, arrays):
         def negative(z):
             return -target.log_p(z, arrays)
 
         return negative(z), jax.grad(negative)(z), jax.hessian(negative)(z)
 
     # A Hessian carries `dim` tangents through the model, so memory allows fewer points at a time.
-    batch = int(np.clip(target.batch_size(10**9) // dim, 1, num_starts))
+    batch = int(np.clip(target.batch_size(10**9) // dim, 1, block))
 
     def at_all(points, arrays):
-        return jax.lax.map(lambda z: derivatives(z, arrays), points, batch_size=batch)
+        return jax.lax.map(lambda z: one(z, arrays), points, batch_size=batch)
 
-    program = clock.compile(at_all, jnp.asarray(starts), target.arrays)
+    program = target.compiled(clock, "derivatives", at_all, jnp.zeros((block, dim), target.dtype), target.arrays)
 
     def at(points):
-        blocks = np.concatenate([points, np.repeat(points[-1:], -len(points) % num_starts, 0)]).reshape(-1, num_starts, dim)
-        parts = [tuple(np.array(out) for out in program(jnp.asarray(block), target.arrays)) for block in blocks]
+        blocks = np.concatenate([points, np.repeat(points[-1:], -len(points) % block, 0)]).reshape(-1, block, dim)
+        parts = [tuple(np.array(out) for out in program(jnp.asarray(b), target.arrays)) for b in blocks]
         return tuple(np.concatenate(part)[: len(points)] for part in zip(*parts, strict=True))
 
-    found = newton.minimise(at, starts)
+    return at
+
+
+def _affordable(target: Density) -> int:
+    """Starts at once: fewer where a Hessian is dear."""
+    return int(np.clip(4e8 / (target.num_data * target.dim**2), 2, MAX_STARTS))
+
+
+def _newton(target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
+    """Ends of all starts, and points along the way, most of them of the best."""
+    at = derivatives(target, clock)
+    found = newton.minimise(lambda points, lanes: at(points), starts)
     _check_some(target, starts, found.usable)
     ends = [s for s in np.argsort(found.value) if found.usable[s]][: NUM_CANDIDATES // 4]
     places = [(len(found.path) - 1, s) for s in ends]
@@ -161,8 +175,9 @@ def _lbfgs(rng: np.random.Generator, target: Density, starts: np.ndarray, clock:
         return product.mean(0)
 
     probes = jnp.asarray(rng.choice([-1.0, 1.0], (32, target.dim)), target.dtype)
-    value_and_grad = clock.compile(jax.value_and_grad(negative), jnp.asarray(starts[0]), target.arrays)
-    program = clock.compile(diagonal, jnp.asarray(starts[0]), probes, target.arrays)
+    first = jnp.asarray(starts[0])
+    value_and_grad = target.compiled(clock, "value_and_grad", jax.value_and_grad(negative), first, target.arrays)
+    program = target.compiled(clock, "curvature", diagonal, first, probes, target.arrays)
 
     def at_any(points):
         values, gradients = zip(*[at(z) for z in points], strict=True)
@@ -222,39 +237,35 @@ def _check_some(target: Density, starts: np.ndarray, usable: np.ndarray) -> None
 
 def _best(rng: np.random.Generator, target: Density, found: _Candidates, clock: Clock) -> Start:
     """The candidate whose Gaussian has the highest ELBO."""
-    starts = [_start(p, h, bool(m), found.derivatives) for p, h, m in zip(found.points, found.hessians, found.at_mode, strict=True)]
-    padded = starts + starts[:1] * (NUM_CANDIDATES - len(starts))
-    stacked = jnp.asarray([s.loc for s in padded]), jnp.asarray([s.factor for s in padded])
-    num_draws = int(np.clip(1e8 / (target.num_data * NUM_CANDIDATES), 8, NUM_ELBO_DRAWS))
+    starts = [at_point(p, h, bool(m), found.derivatives) for p, h, m in zip(found.points, found.hessians, found.at_mode, strict=True)]
+    points = Points(target, clock)
+    num_draws = int(np.clip(points.block / NUM_CANDIDATES, 8, NUM_ELBO_DRAWS))
     half = rng.standard_normal((num_draws // 2, target.dim)).astype(target.dtype)
     noise = np.concatenate([half, -half])
-
-    def elbo(candidate, arrays):
-        loc, factor = candidate
-        z = loc + scaled(factor, noise)
-        diagonal = factor if factor.ndim == 1 else jnp.diagonal(factor)
-        return jax.vmap(target.log_p, (0, None))(z, arrays).mean() + jnp.log(diagonal).sum()
-
-    def each(candidates, arrays):
-        return jax.lax.map(lambda c: elbo(c, arrays), candidates)
-
-    elbos = np.array(clock.compile(each, stacked, target.arrays)(stacked, target.arrays))[: len(starts)]
+    log_dets = np.array([np.log(s.factor if s.factor.ndim == 1 else np.diagonal(s.factor)).sum() for s in starts])
+    with np.errstate(over="ignore", invalid="ignore"):  # -inf - -inf: a start whose curvature says nothing
+        elbos = points.log_p(np.array([s.loc + scaled(s.factor, noise) for s in starts])).mean(1) + log_dets
     elbos = np.where(np.isfinite(elbos), elbos, -np.inf)
     # Within noise of the best the mode itself is preferred: it is exact where the others are points on the way.
     modes = [i for i in np.flatnonzero(found.at_mode) if elbos[i] > elbos.max() - 0.1]
     if not modes:
         return starts[int(np.argmax(elbos))]
     best = starts[modes[0]]
+    return with_others(best, [starts[i] for i in np.flatnonzero(found.at_mode & (elbos > elbos.max() - NEARBY))])
+
+
+def with_others(best: Start, modes: list[Start]) -> Start:
+    """The best mode, with those of the modes that lie apart from it and from one another."""
     others: list[np.ndarray] = []
-    for i in np.flatnonzero(found.at_mode & (elbos > elbos.max() - 7)):
-        sds = np.minimum(best.sds, starts[i].sds)
-        if all((np.abs(starts[i].loc - z) > 3 * sds).any() for z in [best.loc, *others]):
-            others.append(starts[i].loc)
-    return replace(best, others=np.array(others).reshape(-1, target.dim))
+    for start in modes:
+        sds = np.minimum(best.sds, start.sds)
+        if all((np.abs(start.loc - z) > APART * sds).any() for z in [best.loc, *others]):
+            others.append(start.loc)
+    return replace(best, others=np.array(others).reshape(-1, len(best.loc)))
 
 
-def _start(loc: np.ndarray, hessian: np.ndarray, at_mode: bool, derivatives: Callable) -> Start:
-    """Coordinates from a Hessian, its negative eigenvalues turned positive."""
+def at_point(loc: np.ndarray, hessian: np.ndarray, at_mode: bool, derivatives: Callable) -> Start:
+    """A start with coordinates from a Hessian, its negative eigenvalues turned positive."""
     if hessian.ndim == 1:
         hessian = np.maximum(np.abs(hessian), 1e-12 * np.abs(hessian).max())
         return Start(loc, 1 / np.sqrt(hessian), hessian, at_mode, derivatives)

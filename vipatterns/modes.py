@@ -39,10 +39,11 @@ def examine(target: Density, start: Start, clock: Clock) -> Modes:
                 groups.setdefault(size, {}).setdefault(name, axis)
     for size, axes in groups.items():
         permuted = _swapped(target, axes, size)
-        program = clock.compile(jax.vmap(permuted, (0, None)), jnp.zeros((4, target.dim), target.dtype), target.arrays)
+        zeros = jnp.zeros((4, target.dim), target.dtype)
+        program = target.compiled(clock, f"permuted {size} labels", jax.vmap(permuted, (0, None)), zeros, target.arrays)
         # Points off the mode, so that a symmetry of the mode alone does not count.
-        noise = np.asarray(jax.random.normal(jax.random.key(0), (4, target.dim), dtype=target.dtype))
-        values, swapped = (np.asarray(v) for v in program(jnp.asarray(start.loc + 0.5 * start.sds * noise), target.arrays))
+        noise = np.random.default_rng(0).standard_normal((4, target.dim))
+        values, swapped = (np.asarray(v) for v in program(jnp.asarray(start.loc + 0.5 * start.sds * noise, target.dtype), target.arrays))
         if np.allclose(swapped, values[:, None], rtol=SAME, atol=SAME):
             return Modes(_log_copies(target, start, axes, size), axes, _no_copies(target, start, axes))
     return Modes(others=start.others)

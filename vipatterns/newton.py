@@ -31,49 +31,47 @@ class Minima:
 
 
 def minimise(at: Callable, starts: np.ndarray) -> Minima:
-    """Newton's method in a trust region, all starts in lockstep.
+    """Newton's method in a trust region, all starts in lockstep; those that are done are evaluated no more.
 
     Args:
-        at: (S, D) points -> values (S,), gradients (S, D), Hessians (S, D, D).
+        at: points (M, D), and which starts they belong to (M,) -> values (M,), gradients (M, D), Hessians (M, D, D).
         starts: (S, D).
     """
     num_starts, dim = starts.shape
     x = starts.copy()
-    value, gradient, hessian = at(x)
+    value, gradient, hessian = at(x, np.arange(num_starts))
     usable = _usable(value, gradient, hessian)
     value = np.where(usable, value, np.inf)
     curvature = np.abs(np.einsum("sii->si", hessian))
     radius = np.full(num_starts, np.sqrt(dim))
-    active, converged = usable.copy(), np.zeros(num_starts, bool)
+    going, converged = np.flatnonzero(usable), np.zeros(num_starts, bool)
     path = [(x.copy(), hessian.copy(), value.copy())]
     for _ in range(MAX_STEPS):
-        if not active.any():
-            break
         # Scales only shrink, as in MINPACK: along a ridge of vanishing curvature steps stay bounded.
-        curvature = np.fmax(curvature, np.abs(np.einsum("sii->si", hessian)))
-        scale = 1 / np.sqrt(np.maximum(curvature, 1e-300))
-        scale = np.where(curvature > 0, scale, 1.0)
-        step, decrease, norm = np.zeros_like(x), np.ones(num_starts), np.zeros(num_starts)
-        going = np.flatnonzero(active)
-        scaled = gradient[going] * scale[going], hessian[going] * scale[going, :, None] * scale[going, None, :]
-        step[going], decrease[going], norm[going] = _trust_region_step(*scaled, radius[going])
-        done = active & (decrease < 1e-9 + 1e-13 * np.abs(np.where(usable, value, 0)))
-        converged |= done
-        active &= ~done
-        trial = np.where(active[:, None], x + scale * step, x)
-        value2, gradient2, hessian2 = at(trial)
+        curvature[going] = np.fmax(curvature[going], np.abs(np.einsum("sii->si", hessian[going])))
+        scale = 1 / np.sqrt(np.maximum(curvature[going], 1e-300))
+        scale = np.where(curvature[going] > 0, scale, 1.0)
+        scaled = gradient[going] * scale, hessian[going] * scale[:, :, None] * scale[:, None, :]
+        step, decrease, norm = _trust_region_step(*scaled, radius[going])
+        done = decrease < 1e-9 + 1e-13 * np.abs(value[going])
+        converged[going[done]] = True
+        going, scale, step, decrease, norm = (part[~done] for part in (going, scale, step, decrease, norm))
+        if not going.size:
+            break
+        trial = x[going] + scale * step
+        value2, gradient2, hessian2 = at(trial, going)
         good = _usable(value2, gradient2, hessian2)
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(good, (value - value2) / decrease, -np.inf)
-        accepted = active & good & (ratio > 1e-4)
-        fitting = np.where(ratio < 0.25, norm / 4, np.where((ratio > 0.75) & (norm > 0.9 * radius), 3 * radius, radius))
-        radius = np.where(active, fitting, radius)
-        x = np.where(accepted[:, None], trial, x)
-        value = np.where(accepted, value2, value)
-        gradient = np.where(accepted[:, None], gradient2, gradient)
-        hessian = np.where(accepted[:, None, None], hessian2, hessian)
-        active &= radius > 1e-12
+            ratio = np.where(good, (value[going] - value2) / decrease, -np.inf)
+        accepted = good & (ratio > 1e-4)
+        held = radius[going]
+        radius[going] = np.where(ratio < 0.25, norm / 4, np.where((ratio > 0.75) & (norm > 0.9 * held), 3 * held, held))
+        moved = going[accepted]
+        x[moved], value[moved], gradient[moved], hessian[moved] = (part[accepted] for part in (trial, value2, gradient2, hessian2))
         path.append((x.copy(), hessian.copy(), value.copy()))
+        going = going[radius[going] > 1e-12]
+        if not going.size:
+            break
     return Minima(x, value, hessian, converged, usable, path)
 
 
@@ -93,21 +91,24 @@ def _trust_region_step(gradient, hessian, radius) -> tuple[np.ndarray, np.ndarra
     Negative curvature is followed downhill (saddle-free Newton, Dauphin et al. 2014, arXiv 1406.2572).
     """
     safe = np.nan_to_num(hessian, nan=0.0, posinf=0.0, neginf=0.0)
-    steps = [
-        _inner_step(g, h, r) or _outer_step(g, h, r) for g, h, r in zip(gradient, (safe + safe.transpose(0, 2, 1)) / 2, radius, strict=True)
-    ]
-    return tuple(np.array(part) for part in zip(*steps, strict=True))  # pyright: ignore[reportReturnType]
+    safe = (safe + safe.transpose(0, 2, 1)) / 2
+    step, decrease, norm = _newton_steps(gradient, safe)
+    for i in np.flatnonzero(~(norm <= radius)):
+        step[i], decrease[i], norm[i] = _outer_step(gradient[i], safe[i], radius[i])
+    return step, decrease, norm
 
 
-def _inner_step(gradient, hessian, radius) -> tuple[np.ndarray, float, float] | None:
-    """Newton's own step, where the Hessian is positive definite and the step stays in the ball: far cheaper than eigenvalues."""
+def _newton_steps(gradient, hessian) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Newton's own steps, far cheaper than eigenvalues; of infinite length where a Hessian is not positive definite."""
     try:
         np.linalg.cholesky(hessian)
-        step = -np.linalg.solve(hessian, gradient)
+        step = -np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
-        return None
-    length = float(np.linalg.norm(step))
-    return (step, float(-0.5 * gradient @ step), length) if length <= radius else None
+        if len(hessian) == 1:
+            return np.zeros_like(gradient), np.zeros(1), np.full(1, np.inf)
+        halves = [_newton_steps(g, h) for g, h in zip(np.array_split(gradient, 2), np.array_split(hessian, 2), strict=True)]
+        return tuple(np.concatenate(parts) for parts in zip(*halves, strict=True))  # pyright: ignore[reportReturnType]
+    return step, -0.5 * (gradient * step).sum(1), np.linalg.norm(step, axis=1)
 
 
 def _outer_step(gradient, hessian, radius) -> tuple[np.ndarray, float, float]:

@@ -89,7 +89,7 @@ class Fit:
     around: Any = None
     """A `mode.Start` at q, from which another method may go on; None where the method gives none, and for a loaded fit."""
     sampler: Callable | None = None
-    """(rng_key, num_samples) -> (z, log_p, log_q): fresh raw draws of q, unconstrained; None for MCMC and for a loaded fit."""
+    """(rng_key, num_samples) -> (site -> (S, ...), log_p (S,), log_q (S,)): fresh raw draws of q; None for MCMC and for a loaded fit."""
 
     @property
     def name(self) -> str:
@@ -217,12 +217,12 @@ class Fit:
         """Variable -> (1, draw, ...), and where they come from."""
         sizes = self.posterior.sizes
         kept = sizes["chain"] * sizes["draw"]
-        if self.sampler is None or self.target is None:
+        if self.sampler is None:
             values = resampling.again(rng_key, self.posterior, num_samples)
             return values, {"drawn": f"resampled from the fit's own {kept} draws"}
         raw = self.idata["proposal"].sizes
         weighed = raw["chain"] * raw["draw"]
-        values, number, khat = resampling.fresh(rng_key, self.target, self.sampler, num_samples, weighed=weighed, kept=kept)
+        values, number, khat = resampling.fresh(rng_key, self.sampler, num_samples, weighed=weighed, kept=kept)
         return values, {"drawn": f"afresh from q, resampled by the smoothed weights of {number} draws", "khat": khat}
 
     def _stated(self, draws: xr.Dataset, rng_key, **says: Any) -> xr.Dataset:

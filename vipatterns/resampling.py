@@ -2,16 +2,11 @@
 
 from collections.abc import Callable
 
-import jax
 import numpy as np
 import xarray as xr
 
-from vipatterns import density, diagnosis
-from vipatterns.density import Clock, Density
-from vipatterns.draws import Sites, stored
-
-BLOCK = 4_000
-"""Fresh draws are mapped to sites in blocks of this many, compiled once."""
+from vipatterns import diagnosis, keys
+from vipatterns.draws import stored
 
 
 def again(rng_key, posterior: xr.Dataset, num_samples: int) -> dict[str, np.ndarray]:
@@ -26,38 +21,30 @@ def again(rng_key, posterior: xr.Dataset, num_samples: int) -> dict[str, np.ndar
         Variable -> (1, num_samples, *shape).
     """
     number = posterior.sizes["chain"] * posterior.sizes["draw"]
-    chosen = diagnosis.resample(_generator(rng_key), np.zeros(number), num_samples)
+    chosen = diagnosis.resample(keys.generator(rng_key), np.zeros(number), num_samples)
     arrays = {str(k): v.transpose("chain", "draw", ...).values for k, v in posterior.data_vars.items()}
     return {k: v.reshape(number, *v.shape[2:])[chosen][None] for k, v in arrays.items()}
 
 
-def fresh(
-    rng_key, target: Density, sampler: Callable, num_samples: int, *, weighed: int, kept: int
-) -> tuple[dict[str, np.ndarray], int, float]:
+def fresh(rng_key, sampler: Callable, num_samples: int, *, weighed: int, kept: int) -> tuple[dict[str, np.ndarray], int, float]:
     """Fresh draws of q in rounds, each weighed, Pareto-smoothed and resampled.
 
     Args:
         rng_key: a JAX key.
-        target: the density.
-        sampler: (rng_key, num_draws) -> z, log_p, log_q.
+        sampler: (rng_key, num_draws) -> site -> (S, ...), log_p, log_q.
         num_samples: 1 or more.
         weighed: draws of q a round, as many as were judged.
         kept: draws of the posterior a round, as many as were vouched for.
 
     Returns:
-        Site -> (1, num_samples, *shape); the number of draws of q; the worst k-hat of a round.
+        Variable -> (1, num_samples, *shape); the number of draws of q; the worst k-hat of a round.
     """
-    chosen, khats = [], []
+    rounds, khats = [], []
     for i, start in enumerate(range(0, num_samples, kept)):
-        key_draw, key_resample = jax.random.split(jax.random.fold_in(rng_key, i))
-        z, log_p, log_q = sampler(key_draw, weighed)
+        key_draw, key_resample = keys.split(keys.fold_in(rng_key, i))
+        values, log_p, log_q = sampler(key_draw, weighed)
         weights = diagnosis.smooth(log_p, log_q)
-        chosen.append(z[diagnosis.resample(_generator(key_resample), weights.log_weights, min(kept, num_samples - start))])
+        chosen = diagnosis.resample(keys.generator(key_resample), weights.log_weights, min(kept, num_samples - start))
+        rounds.append({stored(k): v[chosen] for k, v in values.items()})
         khats.append(weights.khat)
-    with density.precision(target.dtype):
-        values = Sites(target, min(BLOCK, num_samples), Clock())(np.concatenate(chosen))
-    return {stored(k): v[None] for k, v in values.items()}, weighed * len(khats), max(khats)
-
-
-def _generator(rng_key) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
+    return {k: np.concatenate([r[k] for r in rounds])[None] for k in rounds[0]}, weighed * len(khats), max(khats)

@@ -8,26 +8,13 @@ fails so keeps the copy for good. So the traces are forgotten before anything fa
 import jax
 import numpy as np
 
+from vipatterns import programs
 
-def closes_over_arrays(function, *args) -> bool:
-    """Whether a jitted function inside `function` closes over NumPy arrays; traces in a stale precision are forgotten."""
-    constants = _dtypes_inside(function, args)
+
+def closes_over_arrays(trace) -> bool:
+    """Whether a jitted function inside a trace closes over NumPy arrays; traces in a stale precision are forgotten."""
+    inner = [c for c in programs.constants(trace)[len(trace.consts) :] if isinstance(c, np.ndarray)]
     stale = 4 if jax.config.jax_enable_x64 else 8
-    if any(dtype.itemsize == stale for dtype in constants):
+    if any(c.dtype.itemsize == stale for c in inner):
         jax.clear_caches()
-    return bool(constants)
-
-
-def _dtypes_inside(function, args) -> set[np.dtype]:
-    """Dtypes of the constants of inner functions. Nothing of the trace is kept."""
-    found: set[np.dtype] = set()
-
-    def look(jaxpr) -> None:
-        for equation in jaxpr.eqns:
-            for inner in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
-                if hasattr(inner, "eqns"):
-                    found.update(c.dtype for c in getattr(inner, "consts", ()) if isinstance(c, np.ndarray))
-                    look(inner)
-
-    look(jax.make_jaxpr(function)(*args).jaxpr)
-    return found
+    return bool(inner)

@@ -4,16 +4,14 @@ Giordano, Ingram and Broderick 2024, arXiv 2304.05527; linear response: Giordano
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.special import gammaln
 
-from vipatterns import linear_response, mode, modes
-from vipatterns.certification import Account, Proposal, certify
+from vipatterns import keys, linear_response, many, mode, modes
+from vipatterns.certification import Account, certify
 from vipatterns.density import Clock, Density, precision, read
 from vipatterns.errors import InputError
 from vipatterns.posterior import Fit
@@ -53,28 +51,80 @@ class DADVI:
         progress: bool | None = None,
     ) -> Fit:
         """Fits q to the posterior of `model` given `data`; see `vip.fit` for the arguments."""
-        key_mode, key_base = jax.random.split(rng_key)
         clock = Clock()
         with precision(self.dtype):
             target = read(model, data, args=args, dtype=self.dtype)
             self._refuse(target)
+            return self._fitted(rng_key, target, clock, coords=coords, dims=dims)
+
+    def fit_many(self, rng_key, model: Callable, datasets: Sequence[dict], *, args: tuple = ()) -> Iterator[Fit]:
+        """Fits to many data sets of one shape, whose optima are found together by two compiled programs.
+
+        Each fit is judged as one alone would be, but for the search for further modes, which has four starts for each. Data sets where
+        these met no mode, or whose optimum needs more draws, are fitted one by one.
+
+        Args:
+            rng_key: a JAX key.
+            model: a NumPyro model.
+            datasets: argument name -> value, each with the shapes of the first.
+            args: positional arguments, the same for all.
+
+        Yields:
+            A Fit for each, in order.
+
+        Raises:
+            InputError: as `fit`; or a data set is not like the first.
+        """
+        key_like, key_base, key_starts, key_fits = keys.split(rng_key, 4)
+        with precision(self.dtype):
+            clock = Clock()
+            first = read(model, datasets[0], args=args, dtype=self.dtype)
+            self._refuse(first)
+            targets = [first.on(data, args) for data in datasets]
+            found: list = [None] * len(targets)
+            if first.dim <= mode.DENSE_DIM:
+                base = linear_response.base_draws(key_base, self.num_draws, first.dim)
+                like = mode.find(key_like, first, clock)
+                found = many.optima(keys.generator(key_starts), targets, like, base, clock)
+        for i, target in enumerate(targets):
+            with precision(self.dtype):
+                good = found[i] is not None and found[i][1].error < MAX_ERROR
+                fit = self._fitted(keys.fold_in(key_fits, i), target, Clock(), *(found[i] if good else ()))
+            yield fit
+
+    def _fitted(
+        self,
+        rng_key,
+        target: Density,
+        clock: Clock,
+        start: mode.Start | None = None,
+        optimum: linear_response.Optimum | None = None,
+        *,
+        coords: dict | None = None,
+        dims: dict | None = None,
+    ) -> Fit:
+        """The fit to one target, from an optimum where there is one already."""
+        key_mode, key_base = keys.split(rng_key)
+        num_draws = self.num_draws
+        if start is None or optimum is None:
             start = mode.find(key_mode, target, clock)
             optimum, num_draws = self._climb(key_base, target, start, clock)
-            found = modes.examine(target, start, clock)
-            account = Account(
-                _account(optimum, start, num_draws), len(optimum.losses) - 1, optimum.losses[None], caveat=_caveat(optimum), modes=found
-            )
-            proposal, factor = _student(optimum, target)
-            fit = certify(rng_key, self, target, proposal, account, clock, num_samples=self.num_samples, coords=coords, dims=dims)
-            # The ELBO is that of mean-field's q, which was maximised; the Student-t's own says more of its tails than of the fit.
-            elbo = {"elbo": float(-optimum.losses[-1]), "elbo_mcse": optimum.elbo_mcse}
-            return replace(fit, around=linear_response.moved(start, optimum.loc, factor), **elbo)
+        found = modes.examine(target, start, clock)
+        account = Account(
+            _account(optimum, start, num_draws), len(optimum.losses) - 1, optimum.losses[None], caveat=_caveat(optimum), modes=found
+        )
+        factor = np.diag(optimum.scale) if optimum.factor is None else optimum.factor
+        proposal = Student(optimum.loc, factor)
+        fit = certify(rng_key, self, target, proposal, account, clock, num_samples=self.num_samples, coords=coords, dims=dims)
+        # The ELBO is that of mean-field's q, which was maximised; the Student-t's own says more of its tails than of the fit.
+        elbo = {"elbo": float(-optimum.losses[-1]), "elbo_mcse": optimum.elbo_mcse}
+        return replace(fit, around=linear_response.moved(start, optimum.loc, factor), **elbo)
 
     def _climb(self, key_base, target: Density, start: mode.Start, clock: Clock) -> tuple[linear_response.Optimum, int]:
         """The optimum of as many fixed draws as it takes."""
         num_draws, eta = self.num_draws, np.zeros(2 * target.dim)
         while True:
-            base = linear_response.base_draws(jax.random.fold_in(key_base, num_draws), num_draws, target.dim)
+            base = linear_response.base_draws(keys.fold_in(key_base, num_draws), num_draws, target.dim)
             optimum, eta = linear_response.maximise(target, start, base, eta, clock)
             if optimum.error < MAX_ERROR or 2 * num_draws > self.max_draws or not np.isfinite(eta).all():
                 return optimum, num_draws
@@ -103,24 +153,28 @@ def _caveat(optimum: linear_response.Optimum) -> str:
     )
 
 
-def _student(optimum: linear_response.Optimum, target: Density) -> tuple[Proposal, np.ndarray]:
-    """A Student-t with that covariance for a scale matrix, heavier than Gaussian so that no weight explodes; and its Cholesky factor."""
-    factor = np.diag(optimum.scale) if optimum.factor is None else optimum.factor
-    dim, degrees = target.dim, max(MIN_DEGREES, target.dim)
-    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2) - dim / 2 * math.log(degrees * math.pi)
-    constant = float(constant - np.log(np.diagonal(factor)).sum())
-    loc, scale = jnp.asarray(optimum.loc), jnp.asarray(factor)
-    few = degrees <= 50
+@dataclass(frozen=True)
+class Student:
+    """A multivariate Student-t with a covariance's factor for a scale: heavier than Gaussian, so that no weight explodes."""
 
-    def draw(rng_key, i):
-        if few:  # a chi-square by its definition compiles fastest
-            normals = jax.random.normal(rng_key, (dim + degrees,), dtype=target.dtype)
-            normals, square = normals[:dim], (normals[dim:] ** 2).sum()
-        else:
-            key_normal, key_square = jax.random.split(rng_key)
-            normals = jax.random.normal(key_normal, (dim,), dtype=target.dtype)
-            square = jax.random.chisquare(key_square, degrees, dtype=target.dtype)
-        noise = normals * jnp.sqrt(degrees / square)
-        return loc + scale @ noise, constant - (degrees + dim) / 2 * jnp.log1p(noise @ noise / degrees)
+    loc: np.ndarray
+    """(D,)."""
+    factor: np.ndarray
+    """(D, D) lower Cholesky factor."""
+    components: np.ndarray = field(default_factory=lambda: np.array([0]))
 
-    return Proposal(draw, None, np.array([0])), factor
+    def sampler(self, clock: Clock) -> Callable:
+        """(rng_key, num_draws) -> z (S, D), log density (S,)."""
+        dim = len(self.loc)
+        degrees = max(MIN_DEGREES, dim)
+        constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2) - dim / 2 * math.log(degrees * math.pi)
+        constant -= np.log(np.diagonal(self.factor)).sum()
+
+        def draw(rng_key, num_draws: int):
+            rng = keys.generator(rng_key)
+            noise = rng.standard_normal((num_draws, dim)) * np.sqrt(degrees / rng.chisquare(degrees, (num_draws, 1)))
+            with np.errstate(over="ignore", invalid="ignore"):  # along a flat direction; such draws are refused
+                z = self.loc + noise @ self.factor.T
+            return z, constant - (degrees + dim) / 2 * np.log1p((noise**2).sum(1) / degrees)
+
+        return draw

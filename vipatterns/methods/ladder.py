@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vipatterns import mode
+from vipatterns import keys, mode
 from vipatterns.density import precision
 from vipatterns.errors import InputError
 from vipatterns.methods.dadvi import DADVI
@@ -55,7 +55,7 @@ class Ladder:
         fit, began = None, time.perf_counter()
         compile_seconds = run_seconds = 0.0
         options = {"args": args, "coords": coords, "dims": dims, "progress": progress}
-        for key, method in zip(jax.random.split(rng_key, len(self.rungs)), self.rungs, strict=True):
+        for key, method in zip(keys.split(rng_key, len(self.rungs)), self.rungs, strict=True):
             rung_began = time.perf_counter()
             left = self.max_seconds - (rung_began - began)
             if fit is not None and left <= 0:

@@ -7,12 +7,11 @@ centred hierarchies) the Gaussian sits at the point of the path with the highest
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import MultivariateNormal, Normal
 
-from vipatterns import mode, modes
+from vipatterns import keys, mode, modes
 from vipatterns.certification import Account, Proposal, certify
 from vipatterns.density import Clock, precision, read
 from vipatterns.posterior import Fit
@@ -43,7 +42,7 @@ class Laplace:
         clock = Clock()
         with precision(self.dtype):
             target = read(model, data, args=args, dtype=self.dtype)
-            start = mode.find(jax.random.split(rng_key)[0], target, clock, num_starts=self.num_starts)
+            start = mode.find(keys.split(rng_key)[0], target, clock, num_starts=self.num_starts)
             loc, factor = jnp.asarray(start.loc), jnp.asarray(start.factor)
             q = Normal(loc, factor).to_event(1) if factor.ndim == 1 else MultivariateNormal(loc, scale_tril=factor)
             where = "the mode" if start.at_mode else "no mode was found, it may lie at infinity: the best point of the path"

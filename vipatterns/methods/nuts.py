@@ -16,8 +16,9 @@ from arviz_stats.base.array import array_stats
 from numpyro.infer.hmc import hmc
 
 from vipatterns import density, mode, modes
-from vipatterns.draws import Sites, scalars_of, tree
+from vipatterns.draws import scalars_of, tree
 from vipatterns.errors import InputError
+from vipatterns.evaluation import Points
 from vipatterns.posterior import Certificate, Fit
 from vipatterns.progress import reporting
 
@@ -76,14 +77,18 @@ class NUTS:
         with density.precision(self.dtype):
             target = density.read(model, data, args=args, dtype=self.dtype)
             start = mode.find(key_mode, target, clock) if around is None else around
-            loc, factor = jnp.asarray(start.loc), jnp.asarray(start.factor)
-            kernel = hmc(potential_fn_gen=lambda arrays: lambda u: -target.log_p(loc + mode.scaled(factor, u), arrays), algo="NUTS")
+            frame = jnp.asarray(start.loc), jnp.asarray(start.factor), target.arrays
+
+            def potential(loc, factor, arrays):
+                return lambda u: -target.log_p(loc + mode.scaled(factor, u), arrays)
+
+            kernel = hmc(potential_fn_gen=potential, algo="NUTS")
             found = modes.examine(target, start, clock)
-            states = self._states(kernel[0], key_start, key_chains, target, _centres(start, found, self.num_chains), clock)
-            chunk = clock.compile(_chunk(kernel[1]), states, target.arrays)
-            kept, stopped, iterations = self._run(chunk, states, target, clock, progress)
+            states = self._states(kernel[0], key_start, key_chains, target, frame, _centres(start, found, self.num_chains), clock)
+            chunk = target.compiled(clock, f"nuts {self._compiled_in()}", _chunk(kernel[1]), states, *frame)
+            kept, stopped, iterations = self._run(lambda states: chunk(states, *frame), states, clock, progress)
             z = start.loc + np.asarray(mode.scaled(start.factor, kept.pop("z")))
-            values = Sites(target, z.shape[0] * CHUNK, clock)(z)
+            _, values = Points(target, clock)(z)
             certificate = _judge(values, kept["diverging"], found)
             stats = {"lp": -kept.pop("potential_energy"), **kept}
             attrs = {"method": repr(self), "verdict": certificate.verdict, "certified": int(certificate.ok), "stopped_because": stopped}
@@ -100,41 +105,46 @@ class NUTS:
             target=target,
         )
 
-    def _states(self, init_kernel: Callable, key_start, key_chains, target, centres, clock):
+    def _compiled_in(self) -> tuple:
+        """What NumPyro's kernel closes over."""
+        return self.num_warmup, self.target_accept_prob, self.max_tree_depth
+
+    def _states(self, init_kernel: Callable, key_start, key_chains, target, frame, centres, clock):
         """Warm-up states of all chains, dispersed about the start; the dispersal halves for chains that meet a non-finite log p."""
 
-        def init(u, key, arrays):
+        def init(u, key, *frame):
             return init_kernel(
                 u,
                 self.num_warmup,
                 target_accept_prob=self.target_accept_prob,
                 max_tree_depth=self.max_tree_depth,
                 rng_key=key,
-                model_args=(arrays,),
+                model_args=frame,
             )
 
         keys = jax.random.split(key_chains, self.num_chains)
         offset = jax.random.normal(key_start, (self.num_chains, target.dim), dtype=self.dtype)
         u = centres + offset
-        program = clock.compile(jax.vmap(init, (0, 0, None)), u, keys, target.arrays)
-        states = program(u, keys, target.arrays)
+        init = jax.vmap(init, (0, 0, None, None, None))
+        program = target.compiled(clock, f"nuts start {self._compiled_in()}", init, u, keys, *frame)
+        states = program(u, keys, *frame)
         for _ in range(20):
             finite = jnp.isfinite(states.potential_energy) & jnp.isfinite(states.z_grad).all(1)
             if finite.all():
                 break
             offset = jnp.where(finite[:, None], offset, offset / 2)
             u = centres + offset
-            states = program(u, keys, target.arrays)
+            states = program(u, keys, *frame)
         return states
 
-    def _run(self, chunk: Callable, states, target, clock: density.Clock, progress: bool | None) -> tuple[dict, str, int]:
+    def _run(self, chunk: Callable, states, clock: density.Clock, progress: bool | None) -> tuple[dict, str, int]:
         """Draws (chain, draw, ...), why it stopped, and iterations made; warm-up is made in whole chunks and then dropped."""
         total = -(-(self.num_warmup + self.num_samples) // CHUNK) * CHUNK
         parts, done, stopped = [], 0, ""
         with reporting("NUTS", total, progress) as report:
             try:
                 while done < total:
-                    states, out = chunk(states, target.arrays)
+                    states, out = chunk(states)
                     out = {k: np.asarray(v) for k, v in out.items()}
                     parts.append(out)
                     done += CHUNK
@@ -160,9 +170,9 @@ class NUTS:
 
 
 def _chunk(sample_kernel: Callable) -> Callable:
-    def chunk(states, arrays):
+    def chunk(states, *frame):
         def step(states, _):
-            states = jax.vmap(lambda state: sample_kernel(state, (arrays,)))(states)
+            states = jax.vmap(lambda state: sample_kernel(state, frame))(states)
             kept = {ours: getattr(states, theirs) for theirs, ours in KEPT.items()}
             return states, {**kept, "z": states.z, "step_size": states.adapt_state.step_size}
 

@@ -1,0 +1,28 @@
+"""JAX keys split by NumPy, on the host.
+
+`jax.random.split` is a program of its own for each number of keys; compiling three of them takes as long as fitting a small model.
+"""
+
+import jax
+import numpy as np
+
+
+def split(rng_key, num: int = 2) -> list:
+    """Independent keys, others for each `num`."""
+    return _derived(rng_key, (num,), num)
+
+
+def fold_in(rng_key, index: int):
+    """The `index`-th of a key's own keys, none of those that `split` gives."""
+    return _derived(rng_key, (index, 0), 1)[0]
+
+
+def generator(rng_key) -> np.random.Generator:
+    """NumPy's random numbers from a JAX key."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
+
+
+def _derived(rng_key, purpose: tuple[int, ...], num: int) -> list:
+    seed = np.asarray(jax.random.key_data(rng_key))
+    words = np.random.SeedSequence(seed.tolist(), spawn_key=purpose).generate_state(num * seed.size)
+    return [jax.random.wrap_key_data(part, impl=jax.random.key_impl(rng_key)) for part in words.reshape(num, *seed.shape)]

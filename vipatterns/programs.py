@@ -1,0 +1,75 @@
+"""Compiled programs, kept from one fit to the next: on a small model compiling is nearly all of the time.
+
+A program is used again only where the model's trace is the same, letter for letter and constant for constant, on data of the same shapes.
+The trace is made anew for every fit, so a global that the model reads, or a function that it calls, may change between two fits.
+"""
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+KEPT = 16
+"""Models, or shapes of one model's data, whose programs are kept; those used longest ago are dropped."""
+
+_kept: OrderedDict[tuple, dict] = OrderedDict()
+
+
+class Clock:
+    """Wall time, split into compiling and running."""
+
+    def __init__(self):
+        self.began = time.perf_counter()
+        self.compile_seconds = 0.0
+
+    def compile(self, function: Callable, *args) -> Callable:
+        """`function` compiled for arguments of these shapes; the time it takes is counted as compiling."""
+        began = time.perf_counter()
+        compiled = jax.jit(function).lower(*args).compile()
+        self.compile_seconds += time.perf_counter() - began
+        return compiled
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds since the clock was made that were not spent compiling."""
+        return time.perf_counter() - self.began - self.compile_seconds
+
+
+def of(model: Callable, trace) -> dict:
+    """The programs of a model whose trace (a closed jaxpr of all that is ever computed) has been met before, else none yet.
+
+    Args:
+        model: held as long as its programs are kept, so that no other can take its identity.
+        trace: `jax.make_jaxpr` of the model's functions, on shapes.
+
+    Returns:
+        A dict to be filled by whoever compiles: (name, shapes) -> program, which takes all that may differ by its arguments.
+    """
+    digest = hashlib.blake2b(str(trace).encode())
+    for constant in map(_plain, constants(trace)):
+        digest.update(repr((constant.dtype, constant.shape)).encode() + np.ascontiguousarray(constant).tobytes())
+    key = id(model), digest.digest()
+    programs = _kept.setdefault(key, {"model": model})
+    _kept.move_to_end(key)
+    while len(_kept) > KEPT:
+        _kept.popitem(last=False)
+    return programs
+
+
+def constants(trace) -> list:
+    """Arrays that a trace closes over: its own first, then those of the functions in it."""
+    found = list(getattr(trace, "consts", ()))
+    for equation in trace.eqns:
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            if hasattr(inner, "eqns"):
+                found += constants(inner)
+    return found
+
+
+def _plain(constant) -> np.ndarray:
+    is_key = hasattr(constant, "dtype") and jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(constant) if is_key else constant)
