@@ -37,6 +37,7 @@ class Rows:
         self.kept = {tuple(row["what"]): row for row in rows}
         self.path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self.taken: list[dict] = []
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the row that runs is ended too, as by Ctrl-C
         if rows:
             print(
                 f"{len(rows)} rows are there from an earlier run of the same code ({self.path.name}); --fresh measures anew.",

@@ -37,6 +37,8 @@ import rows
 
 PYMC = ["eight_schools", "linear_regression", "logistic_regression", "poisson_regression", "robust_regression"]
 """The models that pymc_advi.py has."""
+UNORDERED = {"gaussian_mixture", "gaussian_mixture_enumerated"}
+"""Their labels can be permuted: every draw's `mu` is sorted, here and in the reference."""
 NUM_DRAWS = 4_000
 TARGETS = {"cold": 0.35, "warm": 0.05}
 """Shares of NUTS's seconds, geometric means, that DADVI is meant to keep to."""
@@ -167,13 +169,15 @@ def reference(name, pattern, data):
 
     if hasattr(pattern, "exact_posterior"):
         found = pattern.exact_posterior(**data)
-        moments = {k: (q.mean, q.variance**0.5) if isinstance(q, Distribution) else (q.mean(0), q.std(0)) for k, q in found.items()}
-        return {"by": "exact", "moments": plain(moments)}
+        known = {k: (q.mean, q.variance**0.5) for k, q in found.items() if isinstance(q, Distribution)}
+        drawn = {k: q for k, q in found.items() if k not in known}
+        return {"by": "exact", "moments": {**plain(known), **moments_of(pattern, drawn)}}
     fit = vip.NUTS(num_warmup=1_000, num_samples=5_000).fit(jax.random.key(7), pattern.model, data, progress=False)
     if not fit.certificate.ok:
         return {"why": f"the long run of NUTS is no reference: {fit.certificate.verdict}"}
     posterior = fit.posterior.transpose("chain", "draw", ...)
-    return {"by": "long NUTS", "moments": plain({str(k): (v.values.mean((0, 1)), v.values.std((0, 1))) for k, v in posterior.items()})}
+    draws = {str(k): v.values.reshape(-1, *v.shape[2:]) for k, v in posterior.items()}
+    return {"by": "long NUTS", "moments": moments_of(pattern, draws)}
 
 
 METHODS = {
@@ -184,6 +188,13 @@ METHODS = {
     "BlackJAX Pathfinder": blackjax_pathfinder,
     "PyMC ADVI": pymc_advi,
 }
+
+
+def moments_of(pattern, draws):
+    """Site -> mean and sd over draws (S, ...)."""
+    unordered = pattern.__name__.split(".")[-1] in UNORDERED
+    values = {k: np.sort(v, axis=-1) if unordered and k == "mu" else np.asarray(v, float) for k, v in draws.items()}
+    return plain({k: (v.mean(0), v.std(0)) for k, v in values.items()})
 
 
 def plain(moments):
@@ -202,8 +213,7 @@ def one(name, method, _round):
 
         jax.config.update("jax_enable_x64", True)
     measured, draws = METHODS[method](method, pattern, data)
-    draws = {k: np.asarray(v, float) for k, v in draws.items()}
-    return {**measured, "moments": plain({k: (v.mean(0), v.std(0)) for k, v in draws.items()})}
+    return {**measured, "moments": moments_of(pattern, draws)}
 
 
 def errors(moments, exact):
