@@ -9,7 +9,7 @@ making of the data; peak memory of the process, and in brackets what it held bef
 sds, and of an sd, as a share. The regression's reference is importance sampling from the Gaussian at the mode, in NumPy, with its own Monte
 Carlo errors; that of the many latents an integral on a grid.
 
-NUTS is one chain, 500 of warm-up and 1,000 draws. Above a hundred thousand rows it is extrapolated: the seconds of a leapfrog step in a short
+NUTS: one chain, 500 of warm-up, 1,000 draws. Above a hundred thousand rows it is extrapolated: the seconds of a leapfrog step in a short
 run on all rows, times the leapfrog steps of a whole run on the first hundred thousand, whose posterior has nearly the same shape, only
 wider; plus the seconds that compiling takes.
 """
