@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpyro.distributions import Distribution
 from scipy.special import softmax
-from scipy.stats import norm
+from scipy.stats import chi2
 
 import vipatterns as vip
 from vipatterns import diagnosis
@@ -93,12 +93,10 @@ def test_no_score_is_far_out(case, by_case, z_bound):
 
 
 @pytest.mark.slow
-def test_the_stated_errors_are_neither_too_small_nor_too_large(by_case, z_bound):
-    """The median absolute score of a standard normal is .67. Scalars of one fit are dependent, and count as two: means, and sds."""
-    median = norm.ppf(0.75)
-    sd_of_a_median = 0.5 / (2 * norm.pdf(median)) / np.sqrt(2 * len(CASES) * NUM_KEYS)
-    found = np.median(np.concatenate([np.abs(z).ravel() for z, _ in by_case.values()]))
-    assert abs(found - median) < z_bound(2) * sd_of_a_median
-    sd_of_a_median = 0.5 / (2 * norm.pdf(median)) / np.sqrt(len(CASES) * NUM_KEYS)
-    found = np.median(np.concatenate([np.abs(e) for _, e in by_case.values()]))
-    assert abs(found - median) < z_bound(2) * sd_of_a_median
+def test_the_stated_errors_are_neither_too_small_nor_too_large(by_case, false_alarm):
+    """Mean square scores are one. A fit's scalars are dependent and count as two, the means and the sds, though there are up to 20."""
+    by_fit = np.concatenate([(z**2).mean(1) for z, _ in by_case.values()])
+    of_evidence = np.concatenate([evidence**2 for _, evidence in by_case.values()])
+    for squares, degrees in ((by_fit, 2 * by_fit.size), (of_evidence, of_evidence.size)):
+        low, high = chi2.isf([1 - false_alarm / 4, false_alarm / 4], degrees) / degrees
+        assert low < squares.mean() < high
