@@ -251,7 +251,7 @@ def _certificate(weights, halves, names, scalars, num_kept: int, account: Accoun
     threshold = diagnosis.khat_threshold(num_draws)
     w = np.exp(weights.log_weights)
     broken = np.flatnonzero(~np.isfinite(scalars).all(0))
-    errors = np.full((2, 1), math.nan) if broken.size else diagnosis.monte_carlo_error(scalars, w, num_kept)
+    errors = np.full((2, 1), math.nan) if broken.size or not names else diagnosis.monte_carlo_error(scalars, w, num_kept)
     worst = int(np.argmax(errors.max(0)))
     joint = max(weights.khat, *(h.khat for h in halves))
     facts = {
@@ -266,9 +266,10 @@ def _certificate(weights, halves, names, scalars, num_kept: int, account: Accoun
     remedy = "try vip.NUTS() or a richer q"
     if account.stopped_because.startswith("diverged"):
         return Certificate(False, f"Not safe: the optimiser {account.stopped_because}.", **facts)
-    if broken.size:
-        some = f"some draws of {names[broken[0]]} are NaN or infinite"
-        return Certificate(False, f"Not safe: {some}; bound the scales of the model away from zero, or leave that site out.", **facts)
+    if broken.size or not names:
+        some = f"some draws of {names[broken[0]]} are NaN or infinite" if names else "no scalar has finite draws that vary"
+        remedy = "bound the scales of the model away from zero, give what the data say nothing of a proper prior, or leave that site out"
+        return Certificate(False, f"Not safe: {some}; {remedy}.", **facts)
     if joint == math.inf:
         return Certificate(
             False, f"Not safe: log p - log q is not finite where q puts its draws, so nothing can be weighed; {remedy}.", **facts

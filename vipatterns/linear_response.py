@@ -77,6 +77,7 @@ def maximise(target: Density, start: mode.Start, base: np.ndarray, eta: np.ndarr
     return respond(start, eta, blocks, converged, losses), eta
 
 
+@np.errstate(over="ignore", invalid="ignore")  # where the density rises for ever
 def respond(start: mode.Start, eta: np.ndarray, blocks: Blocks, converged: bool, losses: np.ndarray) -> Optimum:
     """The optimum with its linear response, from where the search ended in units of the start."""
     unit, dim = 1 / np.sqrt(start.precision_diagonal), len(start.loc)

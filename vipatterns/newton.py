@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_STEPS = 100
+INFINITE = 1e30
+"""No search goes further: a density that rises for ever would be followed until squares overflow."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def minimise(at: Callable, starts: np.ndarray) -> Minima:
             break
         trial = x[going] + scale * step
         value2, gradient2, hessian2 = at(trial, going)
-        good = _usable(value2, gradient2, hessian2)
+        good = _usable(value2, gradient2, hessian2) & (np.abs(trial) < INFINITE).all(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.where(good, (value[going] - value2) / decrease, -np.inf)
         accepted = good & (ratio > 1e-4)
@@ -111,6 +113,7 @@ def _newton_steps(gradient, hessian) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return step, -0.5 * (gradient * step).sum(1), np.linalg.norm(step, axis=1)
 
 
+@np.errstate(over="ignore")  # along a direction in which the density rises for ever
 def _outer_step(gradient, hessian, radius) -> tuple[np.ndarray, float, float]:
     w, vectors = np.linalg.eigh(hessian)
     w = np.maximum(np.abs(w), 1e-10)
