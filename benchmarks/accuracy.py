@@ -98,7 +98,7 @@ def references_section(table):
     ]
     lines = [(*cells, "yes" if counts else "no") for *cells, counts in lines]
     head = "Long runs of NUTS in {num_chains} chains, except where an exact answer exists."
-    counts = f"One counts if NUTS's own check passes and it knows every mean to {references.SHARP} sd."
+    counts = f"One counts if NUTS's own check passes and it knows every mean and sd to {references.SHARP} sd."
     return [
         "## References",
         "",

@@ -267,6 +267,7 @@ def blood_pressure(age, kg, at, seen, mmhg=None):
             numpyro.sample("mmhg", N(start + slope[0] * (age - 50) + slope[1] * (full - 75), sd), obs=mmhg)
 
 
+CAREFUL = {"num_samples": 10_000, "target_accept_prob": 0.99}
 POSTERIORS = [
     Posterior("house_prices", house_prices, house_prices_data, "linear regression, raw units, conjugate", house_prices_exact),
     Posterior("bioassay", bioassay, bioassay_data, "logistic regression on 20 animals", bioassay_exact),
@@ -276,7 +277,7 @@ POSTERIORS = [
     Posterior("fuel", fuel, fuel_data, "robust regression, Student-t of unknown degrees of freedom"),
     Posterior("food", food, food_data, "heteroscedastic regression"),
     # A local scale's prior falls like its square and its likelihood to a constant over it: its sd does not exist.
-    Posterior("genes", genes, genes_data, "horseshoe, 30 features on 60 rows", without=("local",)),
+    Posterior("genes", genes, genes_data, "horseshoe, 30 features on 60 rows", reference_settings=CAREFUL, without=("local",)),
     Posterior("satisfaction", satisfaction, satisfaction_data, "ordinal regression, cumulative logit"),
     Posterior("pumps", pumps, pumps_data, "Weibull survival, censored"),
     Posterior("calves", calves, calves_data, "logistic growth curve"),

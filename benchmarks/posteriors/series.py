@@ -105,12 +105,13 @@ def geyser_data():
 
 
 def geyser(minutes):
-    """Two normals, in order."""
+    """Two normals, in order. Were their sds free to be zero, one of them could close on a single wait and the posterior be improper."""
     short = numpyro.sample("short", dist.Beta(2.0, 2.0))
-    ordered = dist.TransformedDistribution(N(70.0, 20.0).expand([2]).to_event(1), dist.transforms.OrderedTransform())
+    first_and_log_gap = N(jnp.array([60.0, 3.0]), jnp.array([20.0, 1.0])).to_event(1)
+    ordered = dist.TransformedDistribution(first_and_log_gap, dist.transforms.OrderedTransform())
     means = numpyro.sample("means", ordered)
     with numpyro.plate("kind", 2):
-        sds = numpyro.sample("sds", Half(15.0))
+        sds = numpyro.sample("sds", dist.LogNormal(2.0, 0.5))
     weights = dist.Categorical(probs=jnp.stack([short, 1 - short]))
     with numpyro.plate("wait", len(minutes)):
         numpyro.sample("minutes", dist.MixtureSameFamily(weights, N(means, sds)), obs=minutes)
@@ -158,12 +159,13 @@ def growth(hours, medium, cells=None):
         numpyro.sample("cells", dist.LogNormal(curve, sd), obs=cells)
 
 
+CAREFUL = {"num_samples": 20_000, "target_accept_prob": 0.99}
 POSTERIORS = [
     Posterior("temperature", temperature, temperature_data, "Gaussian process regression, its hyperparameters"),
     Posterior("hares", hares, hares_data, "autoregression of order two"),
-    Posterior("river", river, river_data, "local level, 60 years"),
-    Posterior("returns", returns, returns_data, "stochastic volatility, 80 weeks"),
+    Posterior("river", river, river_data, "local level, 60 years", reference_settings={"num_samples": 10_000}),
+    Posterior("returns", returns, returns_data, "stochastic volatility, 80 weeks", reference_settings=CAREFUL),
     Posterior("geyser", geyser, geyser_data, "mixture of two normals, ordered"),
-    Posterior("anglers", anglers, anglers_data, "zero-inflated Poisson regression"),
+    Posterior("anglers", anglers, anglers_data, "zero-inflated Poisson regression", reference_settings={"num_samples": 20_000}),
     Posterior("growth", growth, growth_data, "Gompertz curves in two media"),
 ]
