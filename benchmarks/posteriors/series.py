@@ -165,7 +165,7 @@ POSTERIORS = [
     Posterior("hares", hares, hares_data, "autoregression of order two"),
     Posterior("river", river, river_data, "local level, 60 years", reference_settings={"num_samples": 10_000}),
     Posterior("returns", returns, returns_data, "stochastic volatility, 80 weeks", reference_settings=CAREFUL),
-    Posterior("geyser", geyser, geyser_data, "mixture of two normals, ordered"),
+    Posterior("geyser", geyser, geyser_data, "mixture of two normals, ordered", reference_settings={"num_samples": 60_000}),
     Posterior("anglers", anglers, anglers_data, "zero-inflated Poisson regression", reference_settings={"num_samples": 20_000}),
     Posterior("growth", growth, growth_data, "Gompertz curves in two media"),
 ]
