@@ -100,11 +100,16 @@ def markdown(table):
         f"sd ratio {r.sd_ratio_min:.2f} to {r.sd_ratio_max:.2f} (± {r.sd_ratio_mcse:.2f})"
         for r in wrong.itertuples()
     ]
-    versions = ", ".join(f"{package} {version(package)}" for package in ("numpyro", "jax", "arviz"))
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), 5-minute load average {os.getloadavg()[1]:.0f} when this was written"
-    head = f"{machine}, Python {platform.python_version()}, {versions}; seconds with compiling."
+    head = machine()
     limits = f"Safe or certified, and off by more than {MEAN_LIMIT} sd in a mean or {SD_LIMIT:.0%} in an sd:"
     return "\n".join([head, "", *lines, "", limits, "", *(faults or ["- none"]), "", *unfinished(table)])
+
+
+def machine():
+    """On what a table was measured."""
+    versions = ", ".join(f"{package} {version(package)}" for package in ("numpyro", "jax", "arviz"))
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), 5-minute load average {os.getloadavg()[1]:.0f} when this was written"
+    return f"{machine}, Python {platform.python_version()}, {versions}; seconds with compiling."
 
 
 def unfinished(table):
