@@ -25,8 +25,8 @@ BLOCK = 4_000
 """Draws of a traced q are made in blocks of this many, compiled once."""
 FEWEST_PROPOSALS, FIRST_PROPOSALS = 4_000, 40_000
 MAX_PROPOSALS = 640_000
-"""Drawn where the first are refused though the weights are fairly even: at 40,000 draws k-hat scatters, and a bounded weight whose peak is
-rarely met looks like a heavy tail."""
+"""Drawn where the first are refused though k-hat of the weights passes, for a Monte Carlo error or one scalar's tail; or though the weights
+are fairly even: at 40,000 draws k-hat scatters, and a bounded weight whose peak is rarely met looks like a heavy tail."""
 MORE = 4
 EVEN = 0.3
 """Effective share of the draws from which more draws are worth their cost."""
@@ -98,6 +98,7 @@ class Account:
     """What the search for a mode met besides the one that q was started from."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of draws along a flat direction; they are refused for it
 def certify(
     rng_key,
     method: Any,
@@ -231,7 +232,6 @@ class _Judged:
     more_may_help: bool
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of draws along a flat direction; they are refused for it
 def _judge(target: Density, proposal: Proposal | HostProposal, drawn: _Drawn, num_kept: int, account: Account) -> _Judged:
     """Weighs draws of q, whole and in halves: both halves must pass."""
     log_p, log_q = drawn.log_p, drawn.log_q
@@ -241,8 +241,9 @@ def _judge(target: Density, proposal: Proposal | HostProposal, drawn: _Drawn, nu
     weights = diagnosis.smooth(log_p, log_q)
     further = _further_modes(target, drawn.z, proposal, account.modes)
     certificate = _certificate(weights, halves, names, scalars, num_kept, account, further)
-    even = weights.ess > EVEN * log_p.size and not further and bool(np.isfinite(scalars).all())
-    return _Judged(certificate, weights, names, scalars, even and not certificate.ok)
+    worth = weights.ess > EVEN * log_p.size or certificate.khat < certificate.khat_threshold
+    sound = not certificate.ok and not further and names and bool(np.isfinite(scalars).all())
+    return _Judged(certificate, weights, names, scalars, bool(worth and sound))
 
 
 def _certificate(weights, halves, names, scalars, num_kept: int, account: Account, modes: str) -> Certificate:
