@@ -6,6 +6,7 @@ is not where q's mean is biased (Yao, Vehtari, Simpson and Gelman 2018, arXiv 18
 right: for that, each fit is held against a reference for its own data.
 """
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -179,9 +180,13 @@ def calibrate(
 def _simulated(rng_key, model: Callable, data: dict | None, number: int, args: tuple) -> tuple[xr.Dataset, list[dict]]:
     """Parameters (chain, draw, ...), and the data that the model makes of each."""
     drawn = prior_predictive(rng_key, model, data, num_samples=number, args=args)
-    if "prior_predictive" not in drawn.children:
-        raise InputError("calibrate needs observed sites to simulate, named as the model's arguments for them.")
-    observed = drawn["prior_predictive"].to_dataset()
+    observed = drawn["prior_predictive"].to_dataset() if "prior_predictive" in drawn.children else xr.Dataset()
+    arguments = set(inspect.signature(model).parameters)
+    if not observed or not arguments.issuperset(observed.data_vars):
+        raise InputError(
+            f"calibrate simulates what the model observes, and hands it back by the argument of the same name: "
+            f"the model observes {sorted(map(str, observed))}, and its arguments are {sorted(arguments)}."
+        )
     rest = {k: v for k, v in (data or {}).items() if stored(k) not in observed}
     made = {str(k): v.transpose("chain", "draw", ...).values[0] for k, v in observed.data_vars.items()}
     return drawn["prior"].to_dataset(), [{**rest, **{k: v[i] for k, v in made.items()}} for i in range(number)]

@@ -69,6 +69,8 @@ def _best_of(target: Density, found: newton.Minima, lanes: np.ndarray, clock: Cl
 
 
 def _climb(targets: Sequence[Density], starts: Sequence[mode.Start], base: np.ndarray, clock: Clock) -> list[Optimum | None]:
+    if not targets:
+        return []
     target, dim, num_draws = targets[0], targets[0].dim, len(base)
 
     def elbo(eta, origin, unit, base, arrays):
@@ -84,8 +86,6 @@ def _climb(targets: Sequence[Density], starts: Sequence[mode.Start], base: np.nd
         c = jnp.einsum("ki,kij,kj->ij", spread, hessian, spread) / num_draws + jnp.diag((gradient * spread).mean(0))
         return value.mean() - eta[dim:].sum(), by_draw.mean(0), jnp.block([[a, b], [b.T, c]]), by_draw, value
 
-    if not targets:
-        return []
     run = _lanes("many elbos", elbo, targets, clock, points_a_lane=num_draws, fixed=base)
     origins = np.array([s.loc for s in starts])
     units = np.array([1 / np.sqrt(s.precision_diagonal) for s in starts])
