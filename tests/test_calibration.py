@@ -17,6 +17,7 @@ import vipatterns as vip
 from vipatterns import calibration
 from vipatterns.calibration import Rate, calibrate
 from vipatterns.patterns import linear_regression
+from vipatterns.ranks import ranks
 
 
 def two_means(spread, y=None):
@@ -90,6 +91,7 @@ def test_a_right_method_is_calibrated(honest, false_alarm):
         assert all(stats.binomtest(int(k), 200, level).pvalue > false_alarm / 8 for k in covered)
     assert honest.false_certificates.count == 0
     assert honest.false_certificates.number == 200
+    assert "none leaves the band" in ranks(honest).alt
     assert "0 of 200 (below 1.49% with 95 % confidence)" in honest.sentence
 
 
@@ -103,6 +105,7 @@ def test_a_wrong_method_is_found_out(lie, column, rng_key):
     assert found.false_certificates.share == 1
     assert set(found.datasets.worst) == {"a"}
     assert "contradict uniformity" in found.sentence
+    assert "outside the band: a." in ranks(found).alt
     assert "60 of 60" in found.sentence
 
 

@@ -96,9 +96,9 @@ class Calibration:
     @property
     def table(self) -> pd.DataFrame:
         """A row a scalar: coverage of central intervals by certified posteriors, p-values of uniformity, and of q's symmetry (VSBC)."""
-        shares, raw = _by_scalar(self.idata["prior_sbc"].to_dataset()), {}
+        shares, raw = shares_by_scalar(self.idata["prior_sbc"].to_dataset()), {}
         if "proposal_sbc" in self.idata.children:
-            raw = _by_scalar(self.idata["proposal_sbc"].to_dataset())
+            raw = shares_by_scalar(self.idata["proposal_sbc"].to_dataset())
         rows = []
         for name, pit in shares.items():
             covered = {f"covers_{level:.0%}": float((np.abs(2 * pit - 1) < level).mean()) for level in LEVELS}
@@ -248,7 +248,7 @@ def _symmetric(shares: np.ndarray) -> float:
     return float(stats.kstest(shares, 1 - shares).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _by_scalar(group: xr.Dataset) -> dict[str, np.ndarray]:
+def shares_by_scalar(group: xr.Dataset) -> dict[str, np.ndarray]:
     """Label -> (data sets,)."""
     out = {}
     for name, values in group.data_vars.items():

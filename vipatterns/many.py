@@ -58,7 +58,11 @@ def _modes(rng: np.random.Generator, targets: Sequence[Density], like: mode.Star
 
 def _best_of(target: Density, found: newton.Minima, lanes: np.ndarray, clock: Clock) -> mode.Start | None:
     """The mode with most mass, by Laplace's approximation, and the others that compare with it."""
-    modes = [i for i in lanes if found.converged[i] and newton.positive_definite(found.hessian[i])]
+    modes: list[int] = []
+    for i in sorted((i for i in lanes if found.converged[i]), key=lambda i: found.value[i]):
+        near = 0.1 / np.sqrt(np.abs(np.diagonal(found.hessian[i])) + 1e-300)
+        if all((np.abs(found.x[i] - found.x[j]) > near).any() for j in modes) and newton.positive_definite(found.hessian[i]):
+            modes.append(i)
     if not modes:
         return None
     derivatives = mode.derivatives(target, clock)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_STEPS = 100
+FEW = 8
+"""Lanes among which those with a positive definite Hessian are looked for; with more, all have their eigenvalues taken at once."""
 INFINITE = 1e30
 """No search goes further: a density that rises for ever would be followed until squares overflow."""
 
@@ -95,8 +97,9 @@ def _trust_region_step(gradient, hessian, radius) -> tuple[np.ndarray, np.ndarra
     safe = np.nan_to_num(hessian, nan=0.0, posinf=0.0, neginf=0.0)
     safe = (safe + safe.transpose(0, 2, 1)) / 2
     step, decrease, norm = _newton_steps(gradient, safe)
-    for i in np.flatnonzero(~(norm <= radius)):
-        step[i], decrease[i], norm[i] = _outer_step(gradient[i], safe[i], radius[i])
+    outside = np.flatnonzero(~(norm <= radius))
+    if outside.size:
+        step[outside], decrease[outside], norm[outside] = _damped_steps(gradient[outside], safe[outside], radius[outside])
     return step, decrease, norm
 
 
@@ -106,23 +109,24 @@ def _newton_steps(gradient, hessian) -> tuple[np.ndarray, np.ndarray, np.ndarray
         np.linalg.cholesky(hessian)
         step = -np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
-        if len(hessian) == 1:
-            return np.zeros_like(gradient), np.zeros(1), np.full(1, np.inf)
+        if len(hessian) == 1 or len(hessian) > FEW:
+            return np.zeros_like(gradient), np.zeros(len(gradient)), np.full(len(gradient), np.inf)
         halves = [_newton_steps(g, h) for g, h in zip(np.array_split(gradient, 2), np.array_split(hessian, 2), strict=True)]
         return tuple(np.concatenate(parts) for parts in zip(*halves, strict=True))  # pyright: ignore[reportReturnType]
     return step, -0.5 * (gradient * step).sum(1), np.linalg.norm(step, axis=1)
 
 
 @np.errstate(over="ignore")  # along a direction in which the density rises for ever
-def _outer_step(gradient, hessian, radius) -> tuple[np.ndarray, float, float]:
+def _damped_steps(gradient, hessian, radius) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     w, vectors = np.linalg.eigh(hessian)
     w = np.maximum(np.abs(w), 1e-10)
-    g = vectors.T @ np.nan_to_num(gradient, posinf=0.0, neginf=0.0)
-    low, high = 0.0, np.linalg.norm(g) / radius
-    full = np.linalg.norm(g / w) <= radius
+    g = np.einsum("sij,si->sj", vectors, np.nan_to_num(gradient, posinf=0.0, neginf=0.0))
+    low, high = np.zeros(len(g)), np.linalg.norm(g, axis=1) / radius
+    full = np.linalg.norm(g / w, axis=1) <= radius
     for _ in range(60):  # bisection on the damping that puts the step on the sphere
         damping = (low + high) / 2
-        low, high = (damping, high) if np.linalg.norm(g / (w + damping)) > radius else (low, damping)
-    coefficients = -g / (w + (0.0 if full else high))
-    decrease = -(g @ coefficients + 0.5 * w @ coefficients**2)
-    return vectors @ coefficients, float(decrease), float(np.linalg.norm(coefficients))
+        longer = np.linalg.norm(g / (w + damping[:, None]), axis=1) > radius
+        low, high = np.where(longer, damping, low), np.where(longer, high, damping)
+    coefficients = -g / (w + np.where(full, 0.0, high)[:, None])
+    decrease = -((g * coefficients).sum(1) + 0.5 * (w * coefficients**2).sum(1))
+    return np.einsum("sij,sj->si", vectors, coefficients), decrease, np.linalg.norm(coefficients, axis=1)

@@ -50,7 +50,7 @@ def marginals(comparison: Any, *, num: int = MOST_SCALARS, seed: int = 0) -> Pic
         seed: of the draws that stand for an exact reference.
     """
     names, total = comparison.worst(num)
-    rows, columns = _grid(len(names))
+    rows, columns = grid(len(names))
     figure = Picture(figsize=(2.9 * columns, 2.0 * rows + 0.5), layout="constrained")
     drawn = _draws(comparison, names, seed)
     for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
@@ -58,12 +58,12 @@ def marginals(comparison: Any, *, num: int = MOST_SCALARS, seed: int = 0) -> Pic
     for axes in figure.axes[len(names) :]:
         axes.remove()
     handles = [
-        Patch(color=REFERENCE_COLOUR, alpha=0.5, label=_plain(text))
+        Patch(color=REFERENCE_COLOUR, alpha=0.5, label=plain(text))
         if is_reference(comparison, label)
-        else Line2D([], [], label=_plain(text), **line(comparison, label))
+        else Line2D([], [], label=plain(text), **line(comparison, label))
         for label, text in sources(comparison)
     ]
-    _under(figure, handles)
+    under(figure, handles)
     which = f"all {total}" if len(names) == total else f"{len(names)} of {total}"
     order = ", the most wrong first" if comparison.agreement else ""
     figure.alt = " ".join(
@@ -106,7 +106,7 @@ def _marginal(axes: Axes, comparison: Any, name: str, drawn: dict[str | None, di
             axes.plot(grid, density, **line(comparison, label))
     low, high = edges[:, 0].min(), edges[:, 1].max()
     pad = 0.03 * (high - low) or 1.0
-    axes.set(title=_plain(name), yticks=[], xlim=(low - pad, high + pad), ylim=(0, None))
+    axes.set(title=plain(name), yticks=[], xlim=(low - pad, high + pad), ylim=(0, None))
     axes.locator_params(axis="x", nbins=5)
     _trim(axes, "left")
 
@@ -134,13 +134,13 @@ def elbo_traces(comparison: Any) -> Picture | None:
         low, high = (low, high) if known is None else (min(low, known[0]), max(high, known[0]))
         pad = max(0.4 * (high - low), 1e-4 * abs(high), 0.05)
         axes.set_ylim(low - pad, high + pad)
-    handles = [Line2D([], [], label=_plain(label), **line(comparison, label)) for label in traced]
+    handles = [Line2D([], [], label=plain(label), **line(comparison, label)) for label in traced]
     if known is not None:
         handles.append(axes.axhline(known[0], color=REFERENCE_COLOUR, linewidth=2, zorder=0, label=f"log evidence ({known[1]})"))
     axes.set(xlabel="optimiser step", ylabel="ELBO (nats), smoothed")
     axes.ticklabel_format(useOffset=False)
     _trim(axes)
-    _under(figure, handles)
+    under(figure, handles)
     ends = "; ".join(f"{label} ends at {fit.elbo:.2f} nats after {fit.num_steps:,} steps" for label, fit in traced.items())
     figure.alt = f"ELBO against optimiser step, one line a restart. {ends}." + (
         f" The log evidence, {known[0]:.2f} nats ({known[1]}), is drawn as a horizontal line, which no ELBO can lie above." if known else ""
@@ -181,16 +181,16 @@ def pairs(comparison: Any, *, num: int = MOST_PAIRS, seed: int = 0) -> Picture |
             colour = line(comparison, label)["color"]
             axes.plot(draws[x][kept], draws[y][kept], ".", color=colour, alpha=0.45, markersize=3, markeredgewidth=0, rasterized=True)
         if i == size - 1:
-            axes.set_xlabel(_plain(x))
+            axes.set_xlabel(plain(x))
         if j == 0:
-            axes.set_ylabel(_plain(y))
+            axes.set_ylabel(plain(y))
         _trim(axes)
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=line(comparison, label)["color"], label=_plain(text))
+        Line2D([], [], marker="o", linestyle="", color=line(comparison, label)["color"], label=plain(text))
         for label, text in sources(comparison)
         if label in drawn
     ]
-    _under(figure, handles)
+    under(figure, handles)
     shown = _and([text for label, text in sources(comparison) if label in drawn])
     strongest = np.unravel_index(np.argmax(np.abs(np.tril(correlation, -1))), correlation.shape)
     figure.alt = (
@@ -243,7 +243,7 @@ def error_against_time(comparison: Any) -> Picture | None:
         axis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     _trim(axes)
-    _under(figure, axes.get_legend_handles_labels()[0])
+    under(figure, axes.get_legend_handles_labels()[0])
     figure.alt = f"Largest mean error against time, both on log scales: {'; '.join(told)}. The limit for safe is {MEAN_LIMIT} sd."
     return figure
 
@@ -285,7 +285,7 @@ def is_reference(comparison: Any, label: str | None) -> bool:
     return label is None or (comparison.reference.ok and label == comparison.reference.label)
 
 
-def _under(figure: Figure, handles: list[Any]) -> None:
+def under(figure: Figure, handles: list[Any]) -> None:
     width = figure.get_size_inches()[0]
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(width / 1.9))), frameon=False)
 
@@ -294,12 +294,12 @@ def _trim(axes: Any, *also: str) -> None:
     axes.spines[["top", "right", *also]].set_visible(False)
 
 
-def _grid(panels: int) -> tuple[int, int]:
+def grid(panels: int) -> tuple[int, int]:
     columns = panels if panels < 4 else 3 if panels in (5, 6, 9) else 4
     return max(1, -(-panels // max(columns, 1))), max(columns, 1)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A name as it is, not as Matplotlib's mathematics."""
     return text.replace("$", r"\$")
 
