@@ -105,10 +105,12 @@ def scalar_khats(values: np.ndarray, log_weights: np.ndarray) -> np.ndarray:
         (K,), +inf where the tail cannot be fitted.
     """
     mean = np.exp(log_weights) @ values
-    with np.errstate(divide="ignore"):
-        log_terms = log_weights[:, None] + np.log((values - mean) ** 2)
-    log_terms = np.maximum(log_terms, log_terms.max(0) - 700.0)
-    return np.array([_pareto_smooth(terms)[1] for terms in log_terms.T])
+    khats = []
+    for column, centre in zip(values.T, mean, strict=True):
+        with np.errstate(divide="ignore"):
+            terms = log_weights + np.log((column - centre) ** 2)
+        khats.append(_pareto_smooth(np.maximum(terms, terms.max() - 700.0))[1])
+    return np.array(khats)
 
 
 def _pareto_smooth(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:

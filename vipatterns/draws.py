@@ -38,14 +38,16 @@ def scalars_of(values: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
     floats = {k: v for k, v in values.items() if v.dtype.kind == "f"}
     kept = {k: v for k, v in floats.items() if math.prod(v.shape[2:]) <= 10_000} or floats
     names = [label for k, v in kept.items() for label in labels(k, v.shape[2:])]
-    flat = np.concatenate([v.reshape(*v.shape[:2], -1) for v in kept.values()], axis=2)
+    parts = [v.reshape(*v.shape[:2], -1) for v in kept.values()]
+    flat = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
     # What is NaN in every draw is missing data, not a failure; in some draws, it is kept to be seen. A correlation of one with itself, or
     # the sum of a simplex, varies by rounding alone.
     with np.errstate(invalid="ignore"):
         spread = np.ptp(flat, axis=(0, 1))
         still = np.isfinite(spread) & (spread <= 1e3 * np.finfo(flat.dtype).eps * np.abs(flat).max((0, 1)))
     varies = np.isfinite(flat).any((0, 1)) & ~still
-    return [n for n, v in zip(names, varies, strict=True) if v], flat[:, :, varies]
+    # Held once where all of them vary: of many scalars a copy is large.
+    return [n for n, v in zip(names, varies, strict=True) if v], flat if varies.all() else flat[:, :, varies]
 
 
 def stored(name: str) -> str:

@@ -1,7 +1,10 @@
 """log p and the model's sites at many points, by one compiled program for blocks of a fixed number of points."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,19 +33,23 @@ class Points:
 
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """(..., D) -> log p (...), and site -> (..., *shape)."""
-        log_p, values = zip(*self._blocks(z), strict=True)
-        wanted = [k for k in (*self.target.latents, *self.target.deterministics) if k in values[0]]
-        return self._joined(log_p, z), {k: self._joined([v[k] for v in values], z) for k in wanted}
+        log_p, values = self._filled(z, lambda out: out)
+        wanted = [k for k in (*self.target.latents, *self.target.deterministics) if k in values]
+        return log_p, {k: values[k] for k in wanted}
 
     def log_p(self, z: np.ndarray) -> np.ndarray:
         """(..., D) -> (...), nats."""
-        return self._joined([log_p for log_p, _ in self._blocks(z)], z)
+        return self._filled(z, lambda out: out[0])
 
-    def _blocks(self, z: np.ndarray) -> list:
+    def _filled(self, z: np.ndarray, part: Callable) -> Any:
+        """What `part` keeps of each block's results, written where it stays: many draws of many sites are held once."""
         flat = z.reshape(-1, z.shape[-1])
-        padded = np.concatenate([flat, np.repeat(flat[-1:], -len(flat) % self.block, 0)])
-        return [self.program(jnp.asarray(b), self.target.arrays) for b in padded.reshape(-1, self.block, z.shape[-1])]
-
-    def _joined(self, parts, z: np.ndarray) -> np.ndarray:
-        whole = np.concatenate([np.asarray(part) for part in parts])[: math.prod(z.shape[:-1])]
-        return whole.reshape(*z.shape[:-1], *whole.shape[1:])
+        whole = None
+        for start in range(0, len(flat), self.block):
+            taken = np.arange(start, start + self.block).clip(max=len(flat) - 1)  # the last block is padded
+            out = jax.tree.map(np.asarray, part(self.program(jnp.asarray(flat[taken]), self.target.arrays)))
+            if whole is None:
+                whole = jax.tree.map(lambda leaf: np.empty((len(flat), *leaf.shape[1:]), leaf.dtype), out)
+            for to, leaf in zip(jax.tree.leaves(whole), jax.tree.leaves(out), strict=True):
+                to[start : start + self.block] = leaf[: len(to) - start]
+        return jax.tree.map(lambda leaf: leaf.reshape(*z.shape[:-1], *leaf.shape[1:]), whole)
