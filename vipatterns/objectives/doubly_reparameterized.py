@@ -27,6 +27,9 @@ class DoublyReparameterized(ELBO):
     def __init__(self, num_particles: int = 8, vectorize_particles=True):
         super().__init__(num_particles, vectorize_particles)
 
+    def __repr__(self):
+        return f"DoublyReparameterized(num_particles={self.num_particles})"
+
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs):
         """Minus the bound in nats, a scalar, with that gradient.
 

@@ -29,6 +29,9 @@ class ForwardKL(ELBO):
     def __init__(self, num_particles: int = 32, vectorize_particles=True):
         super().__init__(num_particles, vectorize_particles)
 
+    def __repr__(self):
+        return f"ForwardKL(num_particles={self.num_particles})"
+
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs):
         """The divergence in nats, a scalar.
 

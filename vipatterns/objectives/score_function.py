@@ -65,6 +65,12 @@ class ScoreFunction(ELBO):
         super().__init__(num_particles, vectorize_particles)
         self.control_variate, self.rao_blackwellize, self.reparameterize = control_variate, rao_blackwellize, reparameterize
 
+    def __repr__(self):
+        settings = (
+            f"control_variate={self.control_variate!r}, rao_blackwellize={self.rao_blackwellize}, reparameterize={self.reparameterize}"
+        )
+        return f"ScoreFunction(num_particles={self.num_particles}, {settings})"
+
     def remembering(self, guide):
         """The guide, with a place in SVI's mutable state for the running mean of each draw's costs."""
 
@@ -124,18 +130,19 @@ class ScoreFunction(ELBO):
         log_q = {name: jax.lax.stop_gradient(x) if name in scored else x for name, x in terms.log_q.items()}
         elbo = Terms(terms.log_p, log_q, {}, {}, "").elbo
         costs = _costs(terms)
-        if not self.rao_blackwellize:
-            total = jax.lax.stop_gradient(terms.elbo)
-            return elbo, {name: terms.score[name] for name in scored}, dict.fromkeys(scored, total)
-
-        links = dependence(lambda values: _costs(particles.weigh(rng_key, values, params)), values)
-        laws = dependence(lambda values: particles.weigh(rng_key, values, params).score, values)
-        found = downstream(links, {name: laws[name] for name in values})
-        each = {
-            name: sum((_laid_along(costs[cost], pairs, terms.score[name].ndim) for cost, pairs in found[name].items()), jnp.zeros(()))
-            for name in scored
-        }
-        return elbo, {name: terms.score[name] for name in scored}, each
+        scores = {name: terms.score[name] for name in values if name in scored}
+        if self.rao_blackwellize:
+            links = dependence(lambda values: _costs(particles.weigh(rng_key, values, params)), values)
+            laws = dependence(lambda values: particles.weigh(rng_key, values, params).score, values)
+            reached = downstream(links, {name: laws[name] for name in values})
+        else:
+            reached = dict.fromkeys(scores, dict.fromkeys(costs, frozenset()))
+        # One number for each element of the draw, or one for a whole axis, so that particles can be stacked in front.
+        total = {name: jnp.zeros([1] * score.ndim) for name, score in scores.items()}
+        for name, score in scores.items():
+            for cost, pairs in reached[name].items():
+                total[name] += _laid_along(costs[cost], pairs, score.ndim)
+        return elbo, scores, total
 
     def _optimal(self, particles: Particles, keys, params: dict) -> jax.Array:
         """Minus the ELBO, linear in the parameters with the estimated gradient for its slope."""

@@ -20,6 +20,9 @@ class StickingTheLanding(ELBO):
         vectorize_particles: as in numpyro.infer.ELBO.
     """
 
+    def __repr__(self):
+        return f"StickingTheLanding(num_particles={self.num_particles})"
+
     def loss(self, rng_key, param_map, model, guide, *args, **kwargs):
         """Minus the ELBO in nats, a scalar; its gradient is the path derivative.
 
