@@ -23,6 +23,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 from jax.flatten_util import ravel_pytree
+from matplotlib.ticker import NullFormatter
 from numpyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
@@ -153,6 +154,7 @@ def draw(found):
                 noise, cost = zip(*points, strict=True)
                 axis.plot(cost, noise, color=COLOURS[FAMILY[name]], marker=MARKERS[name], lw=1, ms=6, alpha=0.85, label=name)
         axis.set(xscale="log", yscale="log", title=model, xlabel="CPU microseconds a gradient")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("variance of the gradient over its squared mean")
     handles, labels = axes[0].get_legend_handles_labels()
