@@ -98,14 +98,19 @@ def test_the_table_of_contents_is_one():
     tree = ast.parse((ROOT / "vipatterns" / "__init__.py").read_text())
     [typed] = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {alias.name: node.module for node in typed.body for alias in node.names}
-    assert seen == {name: f"vipatterns.{home}" for name, home in vipatterns._ROOMS.items()}
-    assert sorted(vipatterns.__all__) == sorted(vipatterns._ROOMS)
+    folders = dict.fromkeys(vipatterns._FOLDERS, "vipatterns")
+    assert seen == {name: f"vipatterns.{home}" for name, home in vipatterns._ROOMS.items()} | folders
+    assert sorted(vipatterns.__all__) == sorted([*vipatterns._ROOMS, *folders])
     assert set(vipatterns.__all__) <= set(dir(vipatterns))
 
 
 @pytest.mark.parametrize("name", vipatterns.__all__)
 def test_every_name_is_there(name):
-    assert getattr(vipatterns, name).__name__ == name
+    assert getattr(vipatterns, name).__name__.split(".")[-1] == name
+
+
+def test_a_folder_is_there_without_being_imported_first():
+    assert run("-c", "import vipatterns as vip; print(vip.objectives.ScoreFunction.__name__)") == "ScoreFunction\n"
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():

@@ -11,7 +11,9 @@ PACKAGE = ROOT / "vipatterns"
 FILES = [p.relative_to(PACKAGE) for p in sorted(PACKAGE.rglob("*.py"))]
 ENTRANCES = {"__init__.py", "__main__.py"}
 """The table of contents and the door of `python -m`: they may name every room."""
-CLIMBERS = {"methods/__init__.py", "methods/ladder.py"}
+CLIMBERS = {"methods/__init__.py", "methods/ladder.py", "objectives/__init__.py"}
+GROUND = {"objectives": {"objectives.particles", "objectives.dependence"}}
+"""What the variants of a folder stand on; it stands on none of them."""
 STEPS_UP = {"comparison.py": "report", "posterior.py": "archive"}
 """A record that shows itself calls the room that draws it, inside a function."""
 LEFTOVERS = r"utils?|utilit\w+|base|helpers?|common|core|misc|shared|tools?|lib"
@@ -19,7 +21,12 @@ INTERNALS = (
     r"numpyro\.(primitives|util|ops|distributions\.util|infer\.(util|hmc|hmc_util|hmc_gibbs|svi|mcmc|elbo|inspect))(\.|$)"
     r"|.*\._"  # whatever is private by its name
 )
-INTERNALS_ALLOWED = {"density.py": "numpyro.", "svi.py": "numpyro.", "methods/nuts.py": "numpyro.infer.hmc."}
+INTERNALS_ALLOWED = {
+    "density.py": "numpyro.",
+    "svi.py": "numpyro.",
+    "methods/nuts.py": "numpyro.infer.hmc.",
+    "objectives/score_function.py": "numpyro.primitives.mutable.",
+}
 
 
 def table():
@@ -56,6 +63,8 @@ def trespasses(path, source):
     within = path.as_posix() in CLIMBERS or room(path) not in ("patterns", "objectives", "methods")
     granted = {*granted, STEPS_UP.get(path.as_posix()), "__version__"}
     ours = [n or ["__init__"] for n in ours]
+    ground = set() if ".".join(path.with_suffix("").parts) in GROUND.get(room(path), ()) else GROUND.get(room(path), set())
+    ours = [n for n in ours if ".".join(n[:2]) not in ground]
     return [".".join(n) for n in ours if n[0] not in granted and not (n[0] == room(path) and within)]
 
 
@@ -119,6 +128,10 @@ def test_a_step_up_is_taken_when_it_is_needed(path, up):
         ("methods/a.py", "import vipatterns.methods.nuts", True),
         ("methods/a.py", "import importlib\nimportlib.import_module('vipatterns.cli')", True),
         ("methods/ladder.py", "from .nuts import NUTS", False),
+        ("objectives/a.py", "from vipatterns.objectives.b import c", True),
+        ("objectives/a.py", "from vipatterns.objectives.particles import c", False),
+        ("objectives/particles.py", "from vipatterns.objectives.dependence import c", True),
+        ("objectives/a.py", "from vipatterns import density", True),
         ("amortized/a.py", "from .b import c", False),
         ("cli.py", "from vipatterns import svi", False),
         ("density.py", "import vipatterns as vip", True),

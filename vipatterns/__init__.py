@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from vipatterns import objectives
     from vipatterns.archive import load
     from vipatterns.calibration import Calibration, calibrate
     from vipatterns.comparison import Comparison, compare
@@ -51,6 +52,9 @@ _ROOMS = {
 }
 """Where each name that users type lives; a test holds it equal to the imports above."""
 
+_FOLDERS = ("objectives",)
+"""Rooms that users name as such: `vip.objectives.ScoreFunction`."""
+
 __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "Calibration",
     "Certificate",
@@ -71,16 +75,19 @@ __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "compare",
     "fit",
     "load",
+    "objectives",
     "prior_predictive",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FOLDERS:
+        return import_module(f"vipatterns.{name}")
     if name not in _ROOMS:
-        raise AttributeError(f"vipatterns has no name {name!r}; it has {', '.join(_ROOMS)}")
+        raise AttributeError(f"vipatterns has no name {name!r}; it has {', '.join([*_ROOMS, *_FOLDERS])}")
     value = globals()[name] = getattr(import_module(f"vipatterns.{_ROOMS[name]}"), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return [*_ROOMS, "__version__"]
+    return [*_ROOMS, *_FOLDERS, "__version__"]

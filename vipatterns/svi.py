@@ -70,6 +70,7 @@ def optimise(
     optimizer: optax.GradientTransformation | None = None,
     progress: bool | None = None,
     title: str = "SVI",
+    objective: str = "ELBO",
 ) -> Optimum:
     """Minimises a noisy loss from several restarts at once.
 
@@ -89,6 +90,7 @@ def optimise(
         optimizer: what scales the gradients, before the step size; default `optax.scale_by_adam`.
         progress: None for automatic, True or False to force.
         title: what the progress bar says.
+        objective: what minus the loss is called.
     """
     optimizer = optax.scale_by_adam() if optimizer is None else optimizer
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], params))[1]
@@ -124,7 +126,7 @@ def optimise(
                 carry, taken = trial, taken + chunk_size
                 losses.append(values)
                 window.append(_Chunk(values.mean(1), np.asarray(kept), np.asarray(mean)))
-                report(taken, f"elbo {-values.mean(1).min():.2f}, rate {rate:.1e}")
+                report(taken, f"{objective.lower()} {-values.mean(1).min():.2f}, rate {rate:.1e}")
                 # The first step size only has to find the place; those after it have to be precise.
                 verdict = _judge(window, tolerance, MAX_CHUNKS) if cuts else _judge(window, 5 * tolerance, FIRST_CHUNKS)
                 moved = float(np.abs(verdict.centre - previous).max())
@@ -135,7 +137,7 @@ def optimise(
                         f"Monte Carlo error {verdict.mcse:.3f} sd)"
                     )
                 elif verdict.done and cuts == MAX_CUTS:
-                    reason = _on_elbo_alone(verdict, window)
+                    reason = _on_objective_alone(verdict, window, objective)
                 elif taken >= num_steps:
                     reason = (
                         f"step budget: {taken} steps were not enough (R-hat {verdict.rhat:.2f}, needs < {MAX_RHAT}; averages within "
@@ -260,7 +262,7 @@ def _judge(window: list[_Chunk], tolerance: float, max_chunks: int) -> _Verdict:
     return _Verdict(precise or len(window) >= max_chunks, agreed, rhat, apart, mcse, centre)
 
 
-def _on_elbo_alone(verdict: _Verdict, window: list[_Chunk]) -> str:
+def _on_objective_alone(verdict: _Verdict, window: list[_Chunk], objective: str) -> str:
     elbos = -np.array([c.loss for c in _half(window)])  # (chunk, restart)
     rhat, means = float(np.max(array_stats.rhat(elbos.T, method="split"))), elbos.mean(0)
     losses = np.array([c.loss.mean() for c in window])
@@ -268,11 +270,11 @@ def _on_elbo_alone(verdict: _Verdict, window: list[_Chunk]) -> str:
     noise = 2 * math.sqrt(early.var() / len(early) + late.var() / len(late))
     if early.mean() - late.mean() > max(noise, 0.1):
         return (
-            f"step budget: the ELBO still rises, from {-early.mean():.1f} to {-late.mean():.1f}, at the smallest step size; "
+            f"step budget: the {objective} still rises, from {-early.mean():.1f} to {-late.mean():.1f}, at the smallest step size; "
             "try a larger learning_rate, or a method that scales its coordinates by itself (FullRank, MeanField)"
         )
     agreement = "they agree" if np.ptp(means) < 1 else f"the restarts end between {means.min():.1f} and {means.max():.1f}"
     return (
-        f"converged on the ELBO alone: the restarts' parameters differ (R-hat {verdict.rhat:.2f}), as where variational parameters are not "
-        f"identified (networks, mixtures); the ELBOs have settled (R-hat {rhat:.2f}) and {agreement}"
+        f"converged on the {objective} alone: the restarts' parameters differ (R-hat {verdict.rhat:.2f}), as where variational parameters "
+        f"are not identified (networks, mixtures); the {objective}s have settled (R-hat {rhat:.2f}) and {agreement}"
     )

@@ -17,16 +17,19 @@ from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
-from numpyro.infer import ELBO, Trace_ELBO
+from numpyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoGuide, AutoLaplaceApproximation
 
 from vipatterns import svi
 from vipatterns.certification import Account, Proposal, certify
 from vipatterns.density import Clock, Density, FullSize, precision, read
 from vipatterns.errors import InputError
+from vipatterns.objectives import ScoreFunction, StickingTheLanding
 from vipatterns.posterior import Fit
 
 NUM_MONITOR_DRAWS = 64
+ELBOS = (Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, ScoreFunction, StickingTheLanding)
+"""Objectives whose loss is minus the ELBO; others are not called so."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Guide:
     guide: Callable
     """A guide with the model's arguments; a class or function that takes only `model`, such as AutoNormal; or an AutoGuide."""
     objective: ELBO = field(default_factory=lambda: Trace_ELBO(num_particles=8))
-    """What is maximised: a numpyro.infer.ELBO."""
+    """What is maximised: NumPyro's, or one of `vip.objectives`. Its losses need not be ELBOs; the fit's `elbo` always is one."""
     num_steps: int = 20_000
     """Step budget a restart; it stops by itself when converged."""
     num_restarts: int = 4
@@ -110,6 +113,7 @@ class Guide:
                 chunk_size=svi.chunk_size(self.num_restarts * self.objective.num_particles * shapes.num_data),
                 progress=progress,
                 title=type(self).__name__,
+                objective="ELBO" if isinstance(self.objective, ELBOS) else "objective",
             )
             best = int(np.nanargmax(optimum.elbos))
             learned = constrained(jax.tree.map(lambda leaf: leaf[best], optimum.params))
