@@ -74,8 +74,10 @@ def test_its_elbo_is_mean_fields(rng_key, z_bound):
 
     data = {"x": np.array([-0.86, -0.30, -0.05, 0.73]), "deaths": np.array([0, 1, 3, 5])}
     fit = vip.fit(rng_key, bioassay, data, method=vip.DADVI(num_draws=512))
-    assert abs(fit.elbo + 4.695424) < min(z_bound() * fit.elbo_mcse, 0.02)
-    assert fit.elbo == -fit.losses[0, -1]
+    assert abs(fit.elbo + 4.695424) < z_bound() * fit.elbo_mcse + 1e-3
+    assert fit.elbo_mcse < 0.05
+    # The fixed draws' own, which is maximised, flatters q a little.
+    assert abs(fit.losses[0, -1] - 4.695424) < 0.05
 
 
 def test_labels_that_are_exchangeable_are_counted(rng_key):

@@ -35,8 +35,6 @@ class Blocks:
     c: np.ndarray
     gradients: np.ndarray
     """(K, 2D), a draw each."""
-    values: np.ndarray
-    """(K,) of -log p, nats."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,6 @@ class Optimum:
     converged: bool
     losses: np.ndarray
     """(step,) the negative ELBO of q, nats."""
-    elbo_mcse: float
-    """Standard error of the last of them, from the draws' pairs, nats."""
 
 
 def base_draws(rng_key, num_draws: int, dim: int) -> np.ndarray:
@@ -83,7 +79,6 @@ def respond(start: mode.Start, eta: np.ndarray, blocks: Blocks, converged: bool,
     unit, dim = 1 / np.sqrt(start.precision_diagonal), len(start.loc)
     factor, error = _respond(blocks)
     constant = np.log(unit).sum() + 0.5 * dim * (1 + math.log(2 * math.pi))
-    half = len(blocks.values) // 2
     return Optimum(
         loc=start.loc + unit * eta[:dim],
         scale=unit * np.exp(eta[dim:]),
@@ -91,7 +86,6 @@ def respond(start: mode.Start, eta: np.ndarray, blocks: Blocks, converged: bool,
         error=error,
         converged=converged,
         losses=losses - constant,
-        elbo_mcse=float((blocks.values[:half] + blocks.values[half:]).std() / 2 / math.sqrt(half)),
     )
 
 
@@ -148,7 +142,7 @@ def _dense(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarra
         a = hessian.mean(0)
         b = np.einsum("kij,kj->ij", hessian, spread) / len(base)
         c = np.einsum("ki,kij,kj->ij", spread, hessian, spread, optimize=True) / len(base) + np.diag((gradient * spread).mean(0))
-        kept["last"] = Blocks(a, b, c, by_draw, value)
+        kept["last"] = Blocks(a, b, c, by_draw)
         loss = value.mean() - etas[0, dim:].sum()
         return np.array([loss]), by_draw.mean(0)[None], np.block([[a, b], [b.T, c]])[None]
 
@@ -182,7 +176,7 @@ def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.
                 lambda v: jax.jvp(lambda u: jax.grad(negative)(u, *frame), (u,), (v,))[1], jnp.eye(dim), batch_size=columns
             )
             parts = hessian, hessian * spread, spread[:, None] * hessian * spread + jnp.diag(gradient * spread)
-            by_draw = jnp.concatenate([gradient, gradient * spread - 1]), negative(u, *frame)
+            by_draw = jnp.concatenate([gradient, gradient * spread - 1])
             return tuple(s + p / len(base) for s, p in zip(sums, parts, strict=True)), by_draw
 
         return jax.lax.scan(add, (jnp.zeros((dim, dim), target.dtype),) * 3, points)
@@ -206,9 +200,9 @@ def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.
         options={"maxiter": MAX_STEPS, "gtol": 1e-4, "initial_trust_radius": np.sqrt(dim), "max_trust_radius": 1e3 * np.sqrt(dim)},
     )
     program = target.compiled(clock, "fixed-draw hessian", blocks, jnp.asarray(eta), *frame)
-    sums, (by_draw, values) = program(jnp.asarray(found.x), *frame)
+    sums, by_draw = program(jnp.asarray(found.x), *frame)
     a, b, c = (np.asarray(s) for s in sums)
-    return found.x, Blocks(a, b, c, np.asarray(by_draw), np.asarray(values)), bool(found.success), np.array([*losses, found.fun])
+    return found.x, Blocks(a, b, c, np.asarray(by_draw)), bool(found.success), np.array([*losses, found.fun])
 
 
 def _inside(loss: Callable, eta: np.ndarray) -> np.ndarray:

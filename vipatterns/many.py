@@ -88,7 +88,7 @@ def _climb(targets: Sequence[Density], starts: Sequence[mode.Start], base: np.nd
         by_draw = jnp.concatenate([gradient, gradient * spread - 1], axis=1)
         a, b = hessian.mean(0), jnp.einsum("kij,kj->ij", hessian, spread) / num_draws
         c = jnp.einsum("ki,kij,kj->ij", spread, hessian, spread) / num_draws + jnp.diag((gradient * spread).mean(0))
-        return value.mean() - eta[dim:].sum(), by_draw.mean(0), jnp.block([[a, b], [b.T, c]]), by_draw, value
+        return value.mean() - eta[dim:].sum(), by_draw.mean(0), jnp.block([[a, b], [b.T, c]]), by_draw
 
     run = _lanes("many elbos", elbo, targets, clock, points_a_lane=num_draws, fixed=base)
     origins = np.array([s.loc for s in starts])
@@ -97,9 +97,9 @@ def _climb(targets: Sequence[Density], starts: Sequence[mode.Start], base: np.nd
     lanes = np.flatnonzero(found.usable)
     optima: list[Optimum | None] = [None] * len(targets)
     if lanes.size:
-        value, _, hessian, by_draw, values = run(lanes, found.x[lanes], origins[lanes], units[lanes])
+        value, _, hessian, by_draw = run(lanes, found.x[lanes], origins[lanes], units[lanes])
         for j, i in enumerate(lanes.tolist()):
-            blocks = Blocks(hessian[j, :dim, :dim], hessian[j, :dim, dim:], hessian[j, dim:, dim:], by_draw[j], values[j])
+            blocks = Blocks(hessian[j, :dim, :dim], hessian[j, :dim, dim:], hessian[j, dim:, dim:], by_draw[j])
             losses = np.array([step[2][i] for step in found.path[:-1]] + [value[j]])
             optima[i] = linear_response.respond(starts[i], found.x[i], blocks, bool(found.converged[i]), losses)
     return optima

@@ -79,7 +79,7 @@ class Fit:
     proposal_certificate: Certificate | None = None
     """Judges the raw draws of q, had they been used without weights; None for MCMC."""
     elbo: float = math.nan
-    """Mean of log_p - log_q over the raw draws, in nats; maximised. DADVI's is that of its mean-field q, by its fixed draws."""
+    """Mean of log_p - log_q over the raw draws, in nats; maximised. DADVI's is that of its mean-field q, by fresh draws."""
     elbo_mcse: float = math.nan
     """Its Monte Carlo standard error."""
     losses: np.ndarray | None = None
