@@ -24,7 +24,7 @@ import vipatterns as vip
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["latents", "answered", "khat", "ess", *references.SUMMARY]
-METHODS = ["DADVI", "Laplace", "Pathfinder", "MeanField", "NUTS", "Ladder"]
+METHODS = ["DADVI", "IMIS", "Laplace", "Pathfinder", "MeanField", "NUTS", "Ladder"]
 FILES = {"references": references.PATH, "methods": RESULTS / "accuracy.csv", "seeds": RESULTS / "accuracy_seeds.csv"}
 
 
@@ -61,7 +61,7 @@ def rows(name, asked):
     if asked.seeds:
         for seed in range(asked.seeds):
             climbs = seed < asked.nuts_seeds
-            method = vip.Ladder() if climbs else vip.Ladder(rungs=(vip.DADVI(),))
+            method = vip.Ladder() if climbs else vip.Ladder(rungs=(vip.DADVI(), vip.IMIS()))
             yield {"climbs": climbs, **row(name, method, seed, reference)}
         return
     for method in asked.methods.split(","):
@@ -130,16 +130,17 @@ def seeds_section(table):
     lines, without = [], 0
     for name, part in table.groupby("posterior", sort=False):
         dadvi = part.certified & (part.answered == "DADVI")
+        imis = part.certified & (part.answered == "IMIS")
         nuts = part.certified & (part.answered == "NUTS")
         untried = ~part.certified & ~part.climbs
         good = part[part.certified]
-        without += bool(dadvi.mean() > 0.5)
+        without += bool((dadvi | imis).mean() > 0.5)
         wrong, latents = len(certified_and_wrong(part)), int(part.latents.max())
-        counts = (dadvi.sum(), nuts.sum(), (~part.certified & part.climbs).sum(), untried.sum(), wrong)
+        counts = (dadvi.sum(), imis.sum(), nuts.sum(), (~part.certified & part.climbs).sum(), untried.sum(), wrong)
         errors = (number(good.mean_error.max(), 3), number(good.sd_error.max(), 3))
         khats = f"{part.khat.min():.2f} to {part.khat.max():.2f}" if part.khat.notna().any() else ""
         lines.append((name, latents, *counts, *errors, khats, number(part.seconds.iloc[0], 1), number(part.seconds.median(), 1)))
-    columns = ["posterior", "latents", "DADVI", "NUTS", "neither", "NUTS not tried", "certified and wrong"]
+    columns = ["posterior", "latents", "DADVI", "IMIS", "NUTS", "neither", "NUTS not tried", "certified and wrong"]
     columns += ["mean error (sd)", "sd error", "k-hat", "first (s)", "median (s)"]
     keys, climbs = table.seed.nunique(), table[table.climbs].seed.nunique()
     tried = "" if climbs == keys else f" NUTS is tried under the first {climbs} keys only."

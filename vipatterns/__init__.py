@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vipatterns.comparison import Comparison, compare
     from vipatterns.errors import InputError
     from vipatterns.methods import fit
+    from vipatterns.methods.adaptive import IMIS
     from vipatterns.methods.dadvi import DADVI
     from vipatterns.methods.flow import Flow
     from vipatterns.methods.full_rank import FullRank
@@ -37,6 +38,7 @@ _ROOMS = {
     "Flow": "methods.flow",
     "FullRank": "methods.full_rank",
     "Guide": "methods.guide",
+    "IMIS": "methods.adaptive",
     "InputError": "errors",
     "Ladder": "methods.ladder",
     "Laplace": "methods.laplace",
@@ -64,6 +66,7 @@ __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "Flow",
     "FullRank",
     "Guide",
+    "IMIS",
     "InputError",
     "Ladder",
     "Laplace",

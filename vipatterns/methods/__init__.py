@@ -7,6 +7,7 @@ import jax
 
 from vipatterns.draws import as_key
 from vipatterns.errors import InputError
+from vipatterns.methods.adaptive import IMIS
 from vipatterns.methods.dadvi import DADVI
 from vipatterns.methods.flow import Flow
 from vipatterns.methods.full_rank import FullRank
@@ -19,7 +20,7 @@ from vipatterns.methods.nuts import NUTS
 from vipatterns.methods.pathfinder import Pathfinder
 from vipatterns.posterior import Fit
 
-__all__ = ["DADVI", "NUTS", "Flow", "FullRank", "Guide", "Ladder", "Laplace", "LowRank", "MeanField", "Pathfinder", "fit"]
+__all__ = ["DADVI", "IMIS", "NUTS", "Flow", "FullRank", "Guide", "Ladder", "Laplace", "LowRank", "MeanField", "Pathfinder", "fit"]
 
 
 def fit(

@@ -12,6 +12,7 @@ import numpy as np
 from vipatterns import keys, mode
 from vipatterns.density import precision
 from vipatterns.errors import InputError
+from vipatterns.methods.adaptive import IMIS
 from vipatterns.methods.dadvi import DADVI
 from vipatterns.methods.nuts import NUTS
 from vipatterns.posterior import Fit, Rung
@@ -29,11 +30,11 @@ WORTH_SAYING = 60.0
 class Ladder:
     """Tries its rungs in order of expected cost and returns the first fit whose certificate is ok.
 
-    NUTS starts where the rung before it ended, in coordinates of that rung's covariance and with a short warm-up. If no rung is
-    certified, the last one's fit is returned with `certificate.ok` False and a sentence. Every rung's outcome is on the Fit.
+    IMIS and NUTS start where the rung before them ended, in coordinates of that rung's covariance, NUTS with a short warm-up. If no rung
+    is certified, the last one's fit is returned with `certificate.ok` False and a sentence. Every rung's outcome is on the Fit.
     """
 
-    rungs: tuple[Any, ...] = (DADVI(), NUTS())
+    rungs: tuple[Any, ...] = (DADVI(), IMIS(), NUTS())
     max_seconds: float = math.inf
     """Wall time: no rung begins after it, and NUTS stops at it, keeping its draws."""
 
@@ -86,6 +87,8 @@ class Ladder:
 
     def climb(self, method: Any, rng_key, model, data, before: Fit | None, left: float, options: dict) -> Fit:
         """One rung, from where the one before it ended."""
+        if isinstance(method, IMIS) and before is not None and before.around is not None:
+            return method.fit(rng_key, model, data, **options, around=before.around)
         if not isinstance(method, NUTS):
             return method.fit(rng_key, model, data, **options)
         method = replace(method, max_seconds=min(left, method.max_seconds))
