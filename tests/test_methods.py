@@ -13,7 +13,7 @@ import pytest
 from synthetic import Vague, fit_of, normal
 
 import vipatterns as vip
-from vipatterns import certification, methods, mode
+from vipatterns import certification, methods, mode, programs
 from vipatterns.patterns import correlated_gaussian, gaussian_mean
 from vipatterns.posterior import Certificate
 
@@ -129,6 +129,7 @@ def test_positional_static_and_named_axes(name, rng_key):
 
 
 def test_times_are_told(rng_key):
+    programs._kept.clear()  # nothing is compiled where an earlier test did
     fit = vip.fit(rng_key, gaussian_mean.model, gaussian_mean.data(), method=quick("NUTS"))
     assert fit.compile_seconds > 0
     assert fit.run_seconds > 0
