@@ -13,8 +13,8 @@ from vipatterns import linear_response, mode, newton
 from vipatterns.density import Clock, Density
 from vipatterns.linear_response import Blocks, Optimum
 
-MAX_LANES = 128
-"""Data sets that go through a compiled program at once."""
+MAX_LANES = 32
+"""Data sets that go through a compiled program at once: 128 took a third longer on two cores (benchmarks/sweep.py)."""
 NUM_STARTS = 4
 
 
