@@ -1,6 +1,6 @@
 """JAX keys split by NumPy, on the host.
 
-`jax.random.split` is a program of its own for each number of keys; compiling three of them takes as long as fitting a small model.
+`jax.random.split` is a program of its own for each number of keys, and compiling several is a good part of the time that a small fit takes.
 """
 
 import jax

@@ -14,7 +14,7 @@ from vipatterns.density import Clock, Density
 from vipatterns.linear_response import Blocks, Optimum
 
 MAX_LANES = 32
-"""Data sets that go through a compiled program at once: 128 took a third longer on two cores (benchmarks/sweep.py)."""
+"""Data sets that go through a compiled program at once: few enough that their Hessians stay in a processor's cache."""
 NUM_STARTS = 4
 
 
