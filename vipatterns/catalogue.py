@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class Pattern:
     family: str
     """The pattern of which this one is a variant, or itself."""
     technique: str
-    """The objectives that it trains on; where it needs none, what its name adds to the family's."""
+    """How it is fitted, as its docstring says."""
     checked_against: str
     """What its fit is held to by the tests."""
 
@@ -43,15 +44,15 @@ def patterns() -> list[Pattern]:
 def _describe(name: str, path: Path, names: list[str]) -> Pattern:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     family = min((n for n in names if name == n or name.startswith(f"{n}_")), key=len)
-    variant = name.removeprefix(family).strip("_").replace("_", " ")
-    objectives = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id.endswith("ELBO")}
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    title = (ast.get_docstring(tree) or name).splitlines()[0]
+    docstring = ast.get_docstring(tree) or name
+    title = docstring.splitlines()[0]
+    technique = re.search(r"(?m)^\*\*Technique\*\* (.+?)\.?$", docstring)
     return Pattern(
         name=name,
         title=title.partition(": ")[2] or title,
         family=family,
-        technique=", ".join(sorted(objectives)) or variant,
+        technique=technique[1] if technique else "",
         checked_against=next((what for function, what in CHECKS.items() if function in functions), "NUTS"),
     )
 

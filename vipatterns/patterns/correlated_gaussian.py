@@ -4,6 +4,7 @@
 # ///
 """Correlated Gaussian: mean-field's bias, its diagnosis and its k-hat, all in closed form.
 
+**Technique** mean-field, reparameterised gradients.
 **Use when** you want to know how much correlation mean-field can bear, or to test a diagnostic.
 **Avoid when** you look for a model to copy: this is a target, without data.
 **Cost** seconds.

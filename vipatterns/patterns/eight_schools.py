@@ -4,6 +4,7 @@
 # ///
 """Eight schools, non-centred: a small hierarchical model, written so that a mean-field guide comes near.
 
+**Technique** mean-field, non-centred.
 **Use when** groups are few and their data weak, so that the groups' own sd is uncertain and may be near zero.
 **Avoid when** each group has plenty of data: then the centred form is the nearly independent one.
 **Cost** seconds.

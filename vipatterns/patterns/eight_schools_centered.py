@@ -4,6 +4,7 @@
 # ///
 """Eight schools, centred: the same model as eight_schools, written so that a mean-field guide fails.
 
+**Technique** mean-field, centred.
 **Use when** you want to see a funnel between a scale and what it scales break mean-field, or when every group has plenty of data.
 **Avoid when** groups are few and their data weak: write the model non-centred.
 **Cost** seconds.

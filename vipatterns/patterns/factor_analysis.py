@@ -4,6 +4,7 @@
 # ///
 """Factor analysis: many correlated columns, a few hidden factors behind them, and what can be known of those at all.
 
+**Technique** full-rank Gaussian.
 **Use when** the columns of x are correlated measurements (of bodies, tests, sensors) that a few hidden factors may explain.
 **Avoid when** the first K columns measure the same thing: they name the factors, so put K unlike and reliable ones first.
 **Cost** about ten seconds; a step costs N P K + (P K)^2, with N rows, P columns and K factors.

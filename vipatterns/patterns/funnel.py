@@ -4,6 +4,7 @@
 # ///
 """Funnel: a scale that is itself unknown, and the formula for how badly mean-field misses it.
 
+**Technique** mean-field, reparameterised gradients.
 **Use when** you test a method, or wonder why the group sd of a hierarchical model comes out far too certain.
 **Avoid when** the model is your own: there write x = exp(v / 2) z, and the funnel is gone.
 **Cost** seconds.

@@ -4,6 +4,7 @@
 # ///
 """Gaussian mean: the smallest problem where VI can be checked by hand.
 
+**Technique** the exact family, reparameterised gradients.
 **Use when** you meet VI for the first time, or want a fit that must come out right to test a new method.
 **Avoid when** you need the answer: the posterior is known in closed form.
 **Cost** under a second; one number of data or a million cost the same order.

@@ -4,6 +4,7 @@
 # ///
 """Gaussian mean and precision: the textbook's first factorised posterior, and exactly how much it is off.
 
+**Technique** mean-field, implicit gradients for the gamma.
 **Use when** you want to see the price of independence where both the price and the posterior have formulas.
 **Avoid when** you need the answer: the posterior is a normal-gamma, in closed form.
 **Cost** under a second.

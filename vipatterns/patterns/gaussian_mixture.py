@@ -4,6 +4,7 @@
 # ///
 """Gaussian mixture: the labels summed out, and what is left of label switching.
 
+**Technique** mean-field, labels summed out by hand.
 **Use when** y falls into a known number of groups, which group each row is in is unknown, and means or densities are wanted.
 **Avoid when** groups overlap so much that the posterior truly has several shapes: q takes one, and says nothing of the others.
 **Cost** seconds; a step costs N K, with N rows and K components.

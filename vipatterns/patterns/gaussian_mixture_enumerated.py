@@ -4,6 +4,7 @@
 # ///
 """Gaussian mixture, enumerated: the labels stay in the model, NumPyro sums them out, and gives them back.
 
+**Technique** mean-field, labels enumerated by NumPyro.
 **Use when** a model has discrete latents that you would rather write down than sum by hand, or when you want the labels themselves.
 **Avoid when** a label takes many values, or labels depend on one another in other ways than along a chain: the sum then explodes.
 **Cost** seconds; a step costs N K as in gaussian_mixture, whose sum this is.

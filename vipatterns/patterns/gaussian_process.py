@@ -4,6 +4,7 @@
 # ///
 """Gaussian process: a smooth curve of unknown shape through noisy points, its smoothness learnt too.
 
+**Technique** full-rank Gaussian, the curve integrated out.
 **Use when** y is an unknown, fairly smooth function of one or a few columns, rows are up to some hundreds and errors Gaussian.
 **Avoid when** rows are thousands (a step costs N^3), the curve jumps, or y are counts: the guide's formula holds for Gaussian errors.
 **Cost** seconds for thirty rows; a step costs N^3.

@@ -4,6 +4,7 @@
 # ///
 """Horseshoe regression: many features, few of which matter, and nobody knows which.
 
+**Technique** structured: slopes given their scales.
 **Use when** features are many for the rows there are, and most slopes should be next to zero but a few left as they are.
 **Avoid when** columns go closely together, or tau is what you report: the guide keeps slopes and scales apart from one another.
 **Cost** seconds; a step costs N P, with N rows and P features.

@@ -4,6 +4,7 @@
 # ///
 """Linear regression: a mean-field guide on correlated features in raw units.
 
+**Technique** mean-field, reparameterised gradients.
 **Use when** you need the slopes' means, or want to see on an exact answer what mean-field does to correlated parameters.
 **Avoid when** you report an sd or an interval of a slope: mean-field makes it too short, and the closed form is free.
 **Cost** seconds; a step costs N P, with N rows and P features.

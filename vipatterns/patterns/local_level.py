@@ -4,6 +4,7 @@
 # ///
 """Local level: a random walk seen through noise, the smallest state-space model, on a century of the Nile.
 
+**Technique** structured: the path given its scales.
 **Use when** a regular series without gaps drifts, and the drift is to be told from the noise, with honest uncertainty for both.
 **Avoid when** times are missing, or there are trends and seasons: the cosines below are for this model; use a Kalman filter and NUTS.
 **Cost** seconds; a step costs N, the length of the series.

@@ -4,6 +4,7 @@
 # ///
 """Logistic regression: how many die at which dose, with the best mean-field guide computed beside the fit.
 
+**Technique** mean-field, reparameterised gradients.
 **Use when** y counts successes among known trials (or is 0 or 1), and the slopes' means and directions are what you need.
 **Avoid when** an interval or the dose at which half die decides something: mean-field cuts slopes and intercept short.
 **Cost** seconds; a step costs N P, with N rows and P features.

@@ -4,6 +4,7 @@
 # ///
 """Poisson regression: counts with exposure, the one likelihood whose mean-field ELBO is a formula.
 
+**Technique** mean-field, reparameterised gradients.
 **Use when** y counts events over known exposures (person-years, areas, hours) and rates multiply.
 **Avoid when** counts scatter more than their mean: sds are then too small whatever the guide. Use a negative binomial.
 **Cost** seconds; a step costs N P, with N rows and P features.

@@ -4,6 +4,7 @@
 # ///
 """Robust regression: Student-t errors, so that a few wild rows do not move the line.
 
+**Technique** mean-field, reparameterised gradients.
 **Use when** y is continuous and some rows may be wrong, by much and for reasons that no feature knows.
 **Avoid when** more than a handful of rows are wrong together: the posterior may then have two modes, and mean-field takes one.
 **Cost** seconds; a step costs N P, with N rows and P features.

@@ -4,6 +4,7 @@
 # ///
 """Weibull survival: how long until it happens, where for some it has not happened yet.
 
+**Technique** full-rank Gaussian.
 **Use when** y is a time to an event, some rows are censored (still without it at the last look), and columns lengthen or shorten it.
 **Avoid when** whether a row was censored tells about its fate, or the hazard rises and falls: a Weibull hazard does one of the two.
 **Cost** seconds; a step costs N P, with N rows and P features.

@@ -4,6 +4,7 @@
 # ///
 """Varying intercepts: a regression on grouped rows, every group with a level of its own.
 
+**Technique** structured: levels given scales and slopes.
 **Use when** rows come in groups (children, schools, machines) and errors are Gaussian: slopes and levels come out all but exact.
 **Avoid when** errors are not Gaussian: the guide's formulas then fail, and a mean-field guide on the same model takes its place.
 **Cost** seconds; a step costs J P^2, with J groups and P features, however many rows.
