@@ -11,7 +11,7 @@ import pytest
 import vipatterns
 
 ROOT = pathlib.Path(__file__).parents[1]
-EXTRAS = ["blackjax", "equinox", "flowjax", "funsor"]
+EXTRAS = ["blackjax", "equinox", "flax", "flowjax", "funsor", "safetensors", "sklearn"]
 HEAVY = ["jax", "numpyro", "arviz", "optax", "numpy", "scipy", "pandas", "xarray", "matplotlib", "pyarrow", *EXTRAS]
 ROOMS = sorted(
     ".".join(p.relative_to(ROOT).with_suffix("").parts)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vipatterns import objectives
+    from vipatterns import amortized, objectives
+    from vipatterns.amortized.training import Trained, train
     from vipatterns.archive import load
     from vipatterns.calibration import Calibration, calibrate
     from vipatterns.comparison import Comparison, compare
@@ -46,16 +47,18 @@ _ROOMS = {
     "MeanField": "methods.mean_field",
     "NUTS": "methods.nuts",
     "Pathfinder": "methods.pathfinder",
+    "Trained": "amortized.training",
     "calibrate": "calibration",
     "compare": "comparison",
     "fit": "methods",
     "load": "archive",
     "prior_predictive": "prediction",
+    "train": "amortized.training",
 }
 """Where each name that users type lives; a test holds it equal to the imports above."""
 
-_FOLDERS = ("objectives",)
-"""Rooms that users name as such: `vip.objectives.ScoreFunction`."""
+_FOLDERS = ("amortized", "objectives")
+"""Rooms that users name as such: `vip.objectives.ScoreFunction`, `vip.amortized.log_likelihood`."""
 
 __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "Calibration",
@@ -74,12 +77,15 @@ __all__ = [  # noqa: RUF022  in the order of _ROOMS
     "MeanField",
     "NUTS",
     "Pathfinder",
+    "Trained",
+    "amortized",
     "calibrate",
     "compare",
     "fit",
     "load",
     "objectives",
     "prior_predictive",
+    "train",
 ]
 
 

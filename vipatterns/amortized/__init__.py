@@ -1,0 +1,5 @@
+"""Amortised inference: one network gives q(z | x) for every datum; trained on minibatches, from data that may be larger than memory."""
+
+from vipatterns.amortized.training import Trained, train
+
+__all__ = ["Trained", "train"]

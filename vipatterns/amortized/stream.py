@@ -1,0 +1,47 @@
+"""Rows for training, a chunk at a time: from memory, or from files larger than it."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from vipatterns.errors import InputError
+
+
+class Stream(Protocol):
+    """What training reads: chunks that fit into memory, in an order that is drawn anew for each epoch."""
+
+    num_rows: int
+
+    def chunks(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
+        """Argument -> rows, (n, ...); every row once, chunk by chunk, in an order that `rng` decides."""
+        ...
+
+
+class Memory:
+    """Rows that are in memory: one chunk.
+
+    Args:
+        arrays: argument of the model -> (N, ...).
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        lengths = {name: len(value) for name, value in arrays.items()}
+        if not lengths or len(set(lengths.values())) != 1:
+            raise InputError(f"Training needs arrays with one row a datum, all of one length; got {lengths or 'none'}.")
+        self.arrays = arrays
+        self.num_rows = next(iter(lengths.values()))
+
+    def chunks(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
+        """All rows at once."""
+        yield self.arrays
+
+
+def parted(data: dict) -> tuple[dict[str, np.ndarray], dict]:
+    """The rows among a model's arguments, (N, ...), and the arguments that are none: sizes, switches, arrays of another length."""
+    arrays = {name: np.asarray(value) for name, value in data.items() if np.ndim(value) > 0}
+    if not arrays:
+        raise InputError(f"Training needs an array with one row a datum; got {sorted(data)}, none of which is one.")
+    longest = max(len(value) for value in arrays.values())
+    rows = {name: value for name, value in arrays.items() if len(value) == longest}
+    return rows, {name: value for name, value in data.items() if name not in rows}
