@@ -10,7 +10,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vipatterns import amortized, objectives
-    from vipatterns.amortized.training import Trained, train
+    from vipatterns.amortized.trained import Trained
+    from vipatterns.amortized.training import train
     from vipatterns.archive import load
     from vipatterns.calibration import Calibration, calibrate
     from vipatterns.comparison import Comparison, compare
@@ -47,7 +48,7 @@ _ROOMS = {
     "MeanField": "methods.mean_field",
     "NUTS": "methods.nuts",
     "Pathfinder": "methods.pathfinder",
-    "Trained": "amortized.training",
+    "Trained": "amortized.trained",
     "calibrate": "calibration",
     "compare": "comparison",
     "fit": "methods",

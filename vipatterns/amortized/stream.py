@@ -1,6 +1,7 @@
 """Rows for training, a chunk at a time: from memory, or from files larger than it."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +36,15 @@ class Memory:
     def chunks(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
         """All rows at once."""
         yield self.arrays
+
+
+def ahead(chunks: Iterator) -> Iterator:
+    """The same chunks, each prepared by a thread while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = thread.submit(next, chunks, None)
+            yield chunk
 
 
 def parted(data: dict) -> tuple[dict[str, np.ndarray], dict]:

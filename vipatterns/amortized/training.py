@@ -1,8 +1,7 @@
 """Training of an amortised model: minibatches, held-out ELBO, early stopping."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,9 @@ from numpyro.infer import ELBO, SVI, Trace_ELBO
 from numpyro.optim import optax_to_numpyro
 
 from vipatterns import keys
-from vipatterns.amortized.stream import Memory, Stream, parted
+from vipatterns.amortized.run import Disk, Progress, described
+from vipatterns.amortized.stream import Memory, Stream, ahead, parted
+from vipatterns.amortized.trained import Trained
 from vipatterns.amortized.weights import Pair
 from vipatterns.density import precision
 from vipatterns.draws import as_key
@@ -24,51 +25,6 @@ STEPS_A_CALL = 200
 """Most steps in one compiled call; between two calls progress is told and a checkpoint may be written."""
 HELD_OUT_BATCH = 1_000
 """Rows of the held-out set that are weighed at once."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Trained:
-    """A trained model with its guide, at the epoch whose held-out ELBO was the highest."""
-
-    pair: Pair
-    """The model and the guide."""
-    params: dict
-    """numpyro.param site -> its value; the networks' are pytrees."""
-    elbos: np.ndarray
-    """(epoch,): minus the mean loss of its steps, nats a datum, on the rows that were trained on, while they changed."""
-    held_out_elbos: np.ndarray
-    """(epoch,): nats a datum of the rows held out, one draw each; the draws' noise is the same in every epoch."""
-    held_out_mcse: float
-    """Standard error of the best of them, over the rows and their draws."""
-    held_out: dict[str, np.ndarray] = field(default_factory=dict)
-    """The rows held out: argument -> (M, ...)."""
-    num_steps: int = 0
-    stopped_because: str = ""
-    """Begins with converged, epoch budget, diverged or interrupted; then a sentence."""
-    compile_seconds: float = 0.0
-    run_seconds: float = 0.0
-    dtype: str = "float32"
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch of `params`, from 0."""
-        return int(np.nanargmax(self.held_out_elbos)) if np.isfinite(self.held_out_elbos).any() else -1
-
-    @property
-    def elbo(self) -> float:
-        """The held-out ELBO of `params`, nats a datum."""
-        return float(self.held_out_elbos[self.best_epoch]) if self.best_epoch >= 0 else math.nan
-
-    def __repr__(self) -> str:
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        rows = [
-            ("trained", f"{self.pair.model.__module__}.{self.pair.model.__qualname__}, {size} parameters, {self.dtype}"),
-            ("elbo", f"{self.elbo:.3f} ± {self.held_out_mcse:.3f} nats a datum on {_length(self.held_out)} rows held out"),
-            ("epochs", f"{len(self.elbos)}, the best is {self.best_epoch + 1}; {self.num_steps} steps"),
-            ("seconds", f"{self.run_seconds:.1f} and {self.compile_seconds:.1f} of compiling"),
-            ("stopped", self.stopped_because),
-        ]
-        return "\n".join(f"{label:<9}{value}" for label, value in rows)
 
 
 def train(
@@ -86,9 +42,13 @@ def train(
     patience: int = 10,
     static: dict | None = None,
     dtype: str = "float32",
+    checkpoint: str | Path | None = None,
     progress: bool | None = None,
 ) -> Trained:
     """Trains the networks of a model and its guide on minibatches.
+
+    The same call with the same `checkpoint` goes on where the last one ended, or was killed; on a CPU it then comes to the same bits. Where
+    the run had come to its end it returns at once.
 
     Args:
         rng_key: a JAX key.
@@ -105,10 +65,11 @@ def train(
         patience: epochs without a better held-out ELBO after which it stops.
         static: with a `Stream`, the arguments that are no rows.
         dtype: "float32" or "float64".
+        checkpoint: a file that the run is kept in, `run.safetensors`: parameters, optimizer, key and position in the data.
         progress: None for automatic, True or False to force.
 
     Raises:
-        InputError: what was given cannot be trained; the sentence says why.
+        InputError: what was given cannot be trained, or the checkpoint is of another run; the sentence says why.
     """
     rng_key = as_key(rng_key)
     key_split, key_init, key_order, key_eval = keys.split(rng_key, 4)
@@ -124,34 +85,39 @@ def train(
         state = jax.jit(lambda key: svi.init(key, **first, **static))(key_init)
         run = _program(svi, static, schedules or {}, speaks_for)
         weigh = jax.jit(lambda params, batch: pair.log_weights(key_eval, params, batch))
-        told = _Progress()
+        told = Progress(params=svi.get_params(state))
+        disk = Disk(checkpoint, described(rng_key, size, stream.num_rows, dtype, first))
+        state, told = disk.resume(state, told)
         with reporting(model.__qualname__, num_epochs * max(stream.num_rows // size, 1), progress) as report:
             try:
-                for epoch in range(num_epochs):
-                    losses = []
-                    for c, chunk in enumerate(_chunks(stream, key_order, epoch)):
+                while told.epoch < num_epochs and told.waited < patience:
+                    for c, chunk in enumerate(ahead(_chunks(stream, key_order, told.epoch))):
+                        if c < told.chunk:
+                            continue
                         arrays = {name: jnp.asarray(_cast(value, dtype)) for name, value in chunk.items()}
-                        for order in _orders(key_order, epoch, c, len(next(iter(chunk.values()))), size):
-                            state, values = run(clock, state, arrays, order, told.num_steps)
-                            losses.append(np.asarray(values))
-                            told.num_steps += len(order)
-                            report(told.num_steps, f"epoch {epoch + 1}, elbo {-losses[-1].mean():.3f}")
-                            if not np.isfinite(losses[-1]).all():
-                                raise FloatingPointError
+                        orders = list(_orders(key_order, told.epoch, c, len(next(iter(chunk.values()))), size))
+                        for order in orders[told.call :]:
+                            state, losses = run(clock, state, arrays, order, told.num_steps)
+                            told.took(np.asarray(losses, float))
+                            report(told.num_steps, f"epoch {told.epoch + 1}, elbo {-told.losses[-len(order) :].mean():.3f}")
+                            disk.keep(state, told)
+                        told.chunk, told.call = c + 1, 0
                     weights = _held_out_weights(weigh, svi.get_params(state), kept, dtype)
-                    told.add(-np.concatenate(losses).mean(), weights, svi.get_params(state))
-                    if told.waited >= patience:
-                        told.reason = f"converged: the held-out ELBO has not risen for {patience} epochs"
-                        break
+                    told.end_epoch(weights, svi.get_params(state))
+                reason = ""
             except FloatingPointError:
-                told.reason = (
+                reason = (
                     f"diverged: the loss was NaN or infinite near step {told.num_steps}; kept are the parameters of the best epoch before; "
                     "lower the learning rate, clip the gradient by optax.clip_by_global_norm, or bound the decoder's scale"
                 )
             except KeyboardInterrupt:
-                told.reason = f"interrupted at step {told.num_steps}; kept are the parameters of the best epoch before"
-        if told.params is None:
-            raise InputError(f"Training gave no finite held-out ELBO: {told.reason or 'every epoch was NaN or infinite'}.")
+                reason = f"interrupted at step {told.num_steps}; kept are the parameters of the best epoch before"
+        if not reason:
+            disk.keep(state, told, at_once=True)
+        if not told.held_out:
+            raise InputError(f"Training came to no whole epoch with a finite held-out ELBO: {reason or 'num_epochs is 0'}.")
+    if not reason and told.waited >= patience:
+        reason = f"converged: the held-out ELBO has not risen for {patience} epochs"
     return Trained(
         pair=pair,
         params=told.params,
@@ -160,33 +126,13 @@ def train(
         held_out_mcse=told.mcse,
         held_out=kept,
         num_steps=told.num_steps,
-        stopped_because=told.reason or f"epoch budget: {num_epochs} epochs, and the held-out ELBO was still rising in the last {patience}",
+        stopped_because=reason
+        or f"epoch budget: {num_epochs} epochs; the best held-out ELBO is {told.waited} epochs old, patience is {patience}",
         compile_seconds=clock.compile_seconds,
         run_seconds=clock.run_seconds,
         dtype=dtype,
+        not_saved=disk.failed,
     )
-
-
-@dataclass
-class _Progress:
-    """What training has come to so far."""
-
-    num_steps: int = 0
-    elbos: list[float] = field(default_factory=list)
-    held_out: list[float] = field(default_factory=list)
-    params: dict | None = None
-    mcse: float = math.nan
-    waited: int = 0
-    """Epochs since the best."""
-    reason: str = ""
-
-    def add(self, elbo: float, weights: np.ndarray, params: dict) -> None:
-        best = max((value for value in self.held_out if math.isfinite(value)), default=-math.inf)
-        self.elbos.append(float(elbo))
-        self.held_out.append(float(weights.mean()))
-        self.waited += 1
-        if self.held_out[-1] > best:
-            self.params, self.mcse, self.waited = jax.tree.map(np.asarray, params), float(weights.std() / math.sqrt(len(weights))), 0
 
 
 def _program(svi: SVI, static: dict, schedules: Mapping[str, Callable], speaks_for: float) -> Callable:
