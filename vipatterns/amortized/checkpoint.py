@@ -94,7 +94,7 @@ def _leaves(tree: Any) -> dict[str, np.ndarray]:
 
 def _like(leaf: Any, value: np.ndarray) -> Any:
     if _is_key(leaf):
-        return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
     return value if isinstance(leaf, np.ndarray) else jnp.asarray(value)
 
 

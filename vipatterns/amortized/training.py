@@ -78,7 +78,9 @@ def train(
     size = min(batch_size, stream.num_rows)
     with precision(dtype):
         pair = Pair(model, guide, static)
-        first = {name: jnp.asarray(_cast(value[:size], dtype)) for name, value in next(_chunks(stream, key_order, 0)).items()}
+        chunk = next(_chunks(stream, key_order, 0))
+        first = {name: jnp.asarray(_cast(value[:size], dtype)) for name, value in chunk.items()}
+        _check_values(pair, key_init, [chunk, kept], dtype)
         speaks_for = pair.check(key_init, first)
         optimizer = optax.adam(1e-3) if optimizer is None else optimizer
         svi = SVI(model, guide, optax_to_numpyro(optimizer), Trace_ELBO() if objective is None else objective)
@@ -176,6 +178,24 @@ def _sources(rng_key, data: dict | Stream, held_out: float | dict, static: dict 
     order = keys.generator(rng_key).permutation(num)
     train, kept = np.sort(order[few:]), np.sort(order[:few])
     return Memory({k: v[train] for k, v in rows.items()}), {k: v[kept] for k, v in rows.items()}, {**rest, **(static or {})}
+
+
+def _check_values(pair: Pair, rng_key, parts: list[dict], dtype: str) -> None:
+    """Refuses rows that are not finite, or that the model gives no density; of a stream, its first chunk is looked at."""
+    for rows in parts:
+        for name, value in rows.items():
+            if value.dtype.kind == "f" and not (finite := np.isfinite(value)).all():
+                at = np.argwhere(~finite)
+                raise InputError(f"{name} holds {len(at)} NaN or infinite values, the first in row {at[0][0]}: drop or fill those rows.")
+        for start in range(0, _length(rows), HELD_OUT_BATCH):
+            batch = {name: _cast(value[start : start + HELD_OUT_BATCH], dtype) for name, value in rows.items()}
+            if found := pair.first_impossible(rng_key, batch):
+                name, row = found
+                low, high = (f(np.asarray(batch.get(name, np.nan))[row]) for f in (np.min, np.max))
+                raise InputError(
+                    f"Row {start + row} of the data has values from {low:g} to {high:g} that are outside the support of the site {name!r}: "
+                    "rescale them, or give the model another likelihood."
+                )
 
 
 def _chunks(stream: Stream, rng_key, epoch: int) -> Iterator[dict[str, np.ndarray]]:
