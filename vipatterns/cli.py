@@ -133,8 +133,13 @@ def fit(
     set_: Set = None,
     allow_missing: Missing = False,
     method: Annotated[
-        str, typer.Option("--method", "--methods", help="One method, with settings if need be: MeanField(num_steps=5000).")
-    ] = "Ladder",
+        str | None,
+        typer.Option(
+            "--method",
+            "--methods",
+            help="One method, with settings if need be: MeanField(num_steps=5000), train(num_epochs=50). By default the Ladder, or train.",
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
     out: Out = None,
@@ -142,13 +147,18 @@ def fit(
 ) -> None:
     """Fit a model: the cheapest posterior that earns a certificate, or what --method says.
 
-    It uses the pattern's own data, or a table by the rule below.
+    A model with parameters of its own, such as a network's, is trained with the guide of its file; --out then keeps a checkpoint, from
+    which the same command with --force goes on. It uses the pattern's own data, or a table by the rule below.
     """
-    chosen = job.parse_methods(method)
+    chosen = job.parse_methods("Ladder" if method is None else method)
     if len(chosen) != 1:
         raise InputError(f"fit takes one method, got {len(chosen)}: compare sets several side by side.")
     with _folder(out, force):
         asked = job.read(model, data, job.Columns(target, index, rename, drop, allow_missing), set_ or [])
+        if chosen[0][0] == job.TRAINING or (method is None and asked.learns()):
+            kept = None if out is None else out / "run.safetensors"
+            fitted = asked.train(seed, checkpoint=kept, **({} if method is None else chosen[0][1]))
+            return _end_training(model, seed, fitted, as_json, out)
         [made] = job.make_methods(chosen, asked)
         if isinstance(made, vip.Ladder):
             made = _telling(made)
@@ -199,6 +209,15 @@ def compare(
         report.print(compared, _console())
     ends = [getattr(f, "stopped_because", None) or f.sentence for f in compared.fits.values()]
     _finish(out, any(end.lower().startswith("interrupted") for end in ends))
+
+
+def _end_training(model: str, seed: int, trained: Any, as_json: bool, out: Path | None) -> None:
+    if as_json:
+        _print_json(model, seed, trained)
+    else:
+        for line in repr(trained).splitlines():
+            _console().print(line, markup=False, soft_wrap=True)
+    _finish(out, trained.stopped_because.startswith("interrupted"))
 
 
 def _telling(ladder: Any) -> Any:
@@ -265,7 +284,8 @@ def _finish(out: Path | None, interrupted: bool) -> None:
 def _print_json(model: str, seed: int, result: Any) -> None:
     from vipatterns import records
 
-    record = records.of_fit(result) if isinstance(result, vip.Fit) else records.of_comparison(result)
+    kinds = {vip.Fit: records.of_fit, vip.Comparison: records.of_comparison, vip.Trained: records.of_training}
+    record = kinds[type(result)](result)
     sys.stdout.write(records.to_json({"model": model, "seed": seed, **record}) + "\n")
 
 

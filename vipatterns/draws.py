@@ -23,11 +23,11 @@ def as_key(rng_key):
     raise InputError(f"rng_key must be a JAX key, got {type(rng_key).__name__}; write jax.random.key(0).")
 
 
-def as_count(num_samples) -> int:
-    """A number of draws."""
-    if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
-        raise InputError(f"num_samples must be a whole number, 1 or more, got {num_samples!r}.")
-    return int(num_samples)
+def as_count(value, name: str = "num_samples") -> int:
+    """A number of draws, of steps, of rows."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name} must be a whole number, 1 or more, got {value!r}.")
+    return int(value)
 
 
 def scalars_of(values: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:

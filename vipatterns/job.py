@@ -3,8 +3,8 @@
 import ast
 import inspect
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -45,9 +45,45 @@ class Job:
         """vip.fit or vip.compare on this model. What the user's code raises is said with its line."""
         import jax
 
+        with self._saying():
+            return function(jax.random.key(seed), self.model, self.data, args=self.args, **self._labels(), **options)
+
+    def learns(self) -> bool:
+        """Whether the model has parameters of its own, such as a network's, and the file a guide: then it is trained, and not fitted."""
+        import jax
+        from numpyro import handlers
+
+        kinds = set()
+
+        def look() -> None:
+            trace = handlers.trace(handlers.seed(self.model, jax.random.key(0))).get_trace(*self.args, **self.data)
+            kinds.update(site["type"] for site in trace.values())
+
+        if callable(getattr(self.module, "guide", None)):
+            with suppress(Exception), redirect_stdout(sys.stderr):  # what is wrong with the model is said when it is run
+                jax.eval_shape(look)
+        return "param" in kinds
+
+    def train(self, seed: int, **settings: Any) -> Any:
+        """vip.train on this model and the guide of its file, with the settings that the file's training() gives, and then these."""
+        import jax
+
+        if not callable(getattr(self.module, "guide", None)):
+            raise InputError(f"train needs the function guide() of the model's file, and {self.path} has none: write one.")
+        known = [name for name, p in inspect.signature(vip.train).parameters.items() if p.kind is p.KEYWORD_ONLY]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"train has no setting {name}: it has {', '.join(known)}.")
+        with self._saying():
+            own = self.module.training() if hasattr(self.module, "training") else {}
+            return vip.train(jax.random.key(seed), self.model, self.module.guide, self.data, **{**own, **settings})
+
+    @contextmanager
+    def _saying(self) -> Iterator[None]:
+        """An error of the user's code becomes a sentence with its line; a model that prints does not spoil --json."""
         try:
-            with redirect_stdout(sys.stderr):  # a model that prints does not spoil --json
-                return function(jax.random.key(seed), self.model, self.data, args=self.args, **self._labels(), **options)
+            with redirect_stdout(sys.stderr):
+                yield
         except InputError:
             raise
         except (FloatingPointError, MemoryError) as error:
@@ -166,6 +202,10 @@ def method_names() -> list[str]:
     return [name for name, room in vip._ROOMS.items() if room.startswith("methods.")]
 
 
+TRAINING = "train"
+"""What --method calls vip.train."""
+
+
 def parse_methods(text: str) -> list[tuple[str, dict[str, Any]]]:
     """'MeanField,NUTS(num_samples=500)' -> names and settings. Nothing is imported, so that a slip is answered at once."""
     asked = f"Methods are names separated by commas, such as MeanField,NUTS(num_samples=500); got {text!r}."
@@ -178,7 +218,7 @@ def parse_methods(text: str) -> list[tuple[str, dict[str, Any]]]:
         name, keywords = (part.func, part.keywords) if isinstance(part, ast.Call) and not part.args else (part, [])
         if not isinstance(name, ast.Name):
             raise InputError(asked)
-        if name.id not in method_names():
+        if name.id not in (*method_names(), TRAINING):
             raise InputError(f"There is no method {name.id}: choose from {', '.join(method_names())}.")
         try:
             chosen.append((name.id, {str(k.arg): ast.literal_eval(k.value) for k in keywords}))
@@ -191,6 +231,8 @@ def make_methods(chosen: list[tuple[str, dict[str, Any]]], asked: Job) -> list[A
     """The methods themselves; a guide that one needs is the function `guide` of the model's file."""
     made = []
     for name, settings in chosen:
+        if name == TRAINING:
+            raise InputError("train is for fit: compare sets posteriors of one model side by side, and training changes the model.")
         method = getattr(vip, name)
         known = {field.name: field for field in fields(method)}
         for setting in settings:

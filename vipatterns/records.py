@@ -11,6 +11,7 @@ from vipatterns.agreement import scalar_labels
 from vipatterns.posterior import Fit
 
 if TYPE_CHECKING:
+    from vipatterns.amortized.trained import Trained
     from vipatterns.comparison import Comparison
 
 
@@ -50,6 +51,16 @@ def of_comparison(comparison: "Comparison") -> dict[str, Any]:
         "log_evidence": comparison.log_evidence,
         "methods": [{**row, "standing": comparison.verdicts[row["method"]].standing} for row in comparison.table.to_dict("records")],
         "scalars": {label: agreement.scalars.to_dict("index") for label, agreement in comparison.agreement.items()},
+    }
+
+
+def of_training(trained: "Trained") -> dict[str, Any]:
+    """The held-out ELBO, how training ended, and its course by epoch."""
+    plain = ("stopped_because", "num_steps", "best_epoch", "elbo", "held_out_mcse", "compile_seconds", "run_seconds", "not_saved")
+    return {
+        **{name: getattr(trained, name) for name in plain},
+        "elbos": trained.elbos.tolist(),
+        "held_out_elbos": trained.held_out_elbos.tolist(),
     }
 
 

@@ -40,7 +40,7 @@ def refuse(sites: dict) -> None:
         if site["type"] in ("param", "mutable"):
             raise InputError(
                 f"The model has a numpyro.{site['type']} {name!r}, which this method would leave at its start; "
-                "give it a prior with numpyro.sample, or train it with numpyro.infer.SVI."
+                "give it a prior with numpyro.sample, or train it with a guide by vip.train or vip.Guide."
             )
     if not any(s["type"] == "sample" and not s["is_observed"] for s in sites.values()):
         raise InputError("The model has no latent sample sites, so there is no posterior to find; is every numpyro.sample given obs=?")

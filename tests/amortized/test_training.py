@@ -251,7 +251,7 @@ def wrong_name(x=None, **rest):
         ((model, guide), {"data": {"x": 3}}, "one row a datum"),
         ((model, guide), {"held_out": 0.0}, "leaves none"),
         ((model, guide), {"held_out": 1.0}, "leaves none"),
-        ((model, guide), {"num_epochs": 0}, "num_epochs is 0"),
+        ((model, guide), {"num_epochs": 0}, "num_epochs must be a whole number"),
         ((model, guide), {"checkpoint": "nowhere/run.safetensors"}, "no folder nowhere"),
         ((model, guide), {"data": {"x": np.where(np.arange(400)[:, None] == 7, np.nan, rows()["x"])}}, "NaN"),
     ],

@@ -16,7 +16,7 @@ from vipatterns.amortized.stream import Memory, Stream, ahead, parted
 from vipatterns.amortized.trained import Trained
 from vipatterns.amortized.weights import Pair
 from vipatterns.density import precision
-from vipatterns.draws import as_key
+from vipatterns.draws import as_count, as_key
 from vipatterns.errors import InputError
 from vipatterns.programs import Clock
 from vipatterns.progress import reporting
@@ -71,7 +71,7 @@ def train(
     Raises:
         InputError: what was given cannot be trained, or the checkpoint is of another run; the sentence says why.
     """
-    rng_key = as_key(rng_key)
+    rng_key, num_epochs, batch_size = as_key(rng_key), as_count(num_epochs, "num_epochs"), as_count(batch_size, "batch_size")
     key_split, key_init, key_order, key_eval = keys.split(rng_key, 4)
     clock = Clock()
     stream, kept, static = _sources(key_split, data, held_out, static)
@@ -117,7 +117,7 @@ def train(
         if not reason:
             disk.keep(state, told, at_once=True)
         if not told.held_out:
-            raise InputError(f"Training came to no whole epoch with a finite held-out ELBO: {reason or 'num_epochs is 0'}.")
+            raise InputError(f"Training came to no whole epoch with a finite held-out ELBO: {reason}.")
     if not reason and told.waited >= patience:
         reason = f"converged: the held-out ELBO has not risen for {patience} epochs"
     return Trained(
