@@ -187,7 +187,7 @@ def test_holds_a_discrete_latent_is_summed():
 
 
 def test_holds_a_grid_grows_exponentially_with_the_dimension_of_z():
-    """The post: cost rises rapidly with the dimension. So does a product rule's, g^D, here for E exp(-(sum z)^2 / 2) = (1 + D)^-1/2."""
+    """The post: cost rises rapidly with the dimension. A product rule takes g^D values, here for E exp(-(sum z)^2 / 2) = (1 + D)^-1/2."""
     t, w = np.polynomial.hermite_e.hermegauss(30)
     total, weights = np.zeros(1), np.ones(1)
     for dim in (1, 2, 3, 4):
@@ -197,7 +197,7 @@ def test_holds_a_grid_grows_exponentially_with_the_dimension_of_z():
 
 
 def test_corrected_a_high_dimension_alone_does_not_make_the_evidence_intractable():
-    """The post: the integral is intractable. In 1,000 dimensions that mean is one determinant; and a z for each point, an integral each."""
+    """The post: the integral is intractable. In 1,000 dimensions that mean is one determinant; a z for each point, one integral each."""
     exact(-0.5 * np.linalg.slogdet(np.eye(1_000) + 1)[1], -0.5 * np.log(1_001), 1e-8)
     both = logsumexp((LOG_LIK[0] + LOG_PRIOR).T[::10] + (LOG_LIK[1] + LOG_PRIOR)[:, ::10]) + 2 * np.log(10 * H)
     exact(both, LOG_EVIDENCE[:2].sum(), 1e-9)

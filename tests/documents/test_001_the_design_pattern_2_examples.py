@@ -174,7 +174,7 @@ def test_corrected_a_rate_of_a_tenth_does_not_come_to_rest_in_a_thousand_steps(r
     assert falling.std() < fixed.std() / 4
 
 
-def test_holds_corrected_the_example_finds_the_posterior(rng_key):
+def test_corrected_the_example_with_data_q_and_plate_finds_the_posterior(rng_key):
     """The page: estimates a mean and a scale. With data, q and plate in place, the pattern gaussian_mean finds the posterior's."""
     q, losses = gaussian_mean.fit(rng_key, **gaussian_mean.data())
     np.testing.assert_array_equal(gaussian_mean.data()["y"], DATA)

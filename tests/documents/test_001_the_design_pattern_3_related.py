@@ -7,7 +7,7 @@ test_corrected_...  what the page says, and what is true instead.
 import jax
 import numpy as np
 import pytest
-from gaussian_example import DATA, LOG_EVIDENCE, MEAN, SD, exact, kl, log_joint, metropolis
+from gaussian_example import LOG_EVIDENCE, MEAN, SD, exact, kl, log_joint, metropolis
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import gammaln, logsumexp
 from scipy.stats import binom, norm
