@@ -174,13 +174,14 @@ def test_corrected_a_rate_of_a_tenth_does_not_come_to_rest_in_a_thousand_steps(r
     assert falling.std() < fixed.std() / 4
 
 
-def test_corrected_the_example_with_data_q_and_plate_finds_the_posterior(rng_key):
+def test_corrected_the_example_with_data_q_and_plate_finds_the_posterior(rng_key, z_bound):
     """The page: estimates a mean and a scale. With data, q and plate in place, the pattern gaussian_mean finds the posterior's."""
     q, losses = gaussian_mean.fit(rng_key, **gaussian_mean.data())
     np.testing.assert_array_equal(gaussian_mean.data()["y"], DATA)
-    assert abs(float(q["mu"].mean) - MEAN) < 0.05 * SD
-    assert abs(np.log(float(q["mu"].scale) / SD)) < 0.05
-    assert float(-losses[-200:].mean()) == pytest.approx(LOG_EVIDENCE, abs=1e-3)
+    m, s, last = float(q["mu"].mean), float(q["mu"].scale), np.asarray(losses[-100:], float)
+    assert abs(m - MEAN) < 0.05 * SD
+    assert abs(np.log(s / SD)) < 0.05
+    assert abs(LOG_EVIDENCE + last.mean() - kl(m, s)) < z_bound() * last.std() / 10 + 1e-4  # the losses are float32, and q still moves
 
 
 def test_corrected_the_answer_moves_with_the_data(rng_key):
