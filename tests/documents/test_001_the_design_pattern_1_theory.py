@@ -22,7 +22,8 @@ def rng(rng_key):
 
 
 def test_holds_simple_distributions_approximate_a_complex_one_with_a_known_error():
-    """The page: VI puts a simpler distribution for the posterior. Of a Gaussian of correlation .9, independent Gaussians, sds too small."""
+    """The page: a simpler distribution stands in for the posterior. It does, at a price: independent Gaussians for correlation .9 have sds
+    too small by sqrt(1 - .81)."""
     precision = np.linalg.inv([[1, 0.9], [0.9, 1]])
 
     def loss(log_s):
@@ -32,7 +33,8 @@ def test_holds_simple_distributions_approximate_a_complex_one_with_a_known_error
 
 
 def test_holds_vi_is_cheaper_than_mcmc_where_its_family_holds_the_posterior(rng):
-    """The page: VI spares the cost of MCMC. Here: in values of log p until the mean is within 0.01 sd: over a hundred times."""
+    """The page: VI spares the cost of MCMC. It does here: counted in values of log p until the mean is right to 0.01 sd, a hundred
+    times."""
     counted = []
 
     def loss(v):
@@ -47,7 +49,8 @@ def test_holds_vi_is_cheaper_than_mcmc_where_its_family_holds_the_posterior(rng)
 
 
 def test_corrected_no_cost_buys_vi_the_error_that_its_family_lacks(rng):
-    """The page: cheaper, without a condition. At correlation .95 mean-field sds stay 69% short; 500 values bring MCMC closer."""
+    """The page puts no condition to that. At correlation .95 mean-field sds stay 69% too small at any cost; MCMC is nearer after
+    500 steps."""
     short = 1 - (1 - 0.95**2) ** 0.5
     root = np.linalg.cholesky([[1, 0.95], [0.95, 1]])
     precision = np.linalg.inv(root @ root.T)
@@ -58,7 +61,7 @@ def test_corrected_no_cost_buys_vi_the_error_that_its_family_lacks(rng):
 
 
 def test_holds_expectations_under_q_approximate_those_under_the_posterior(rng, z_bound):
-    """The page: expectations become easy. P(the next x < 2), by draws of q alone, against the closed form."""
+    """The page: expectations and integrals come cheaply. P(the next x < 2) by draws of a good q, against the closed form."""
     values = norm.cdf(2, rng.normal(MEAN, SD, 100_000))
     assert abs(values.mean() - norm.cdf(2, MEAN, np.sqrt(1 + SD**2))) < z_bound() * values.std() / 100_000**0.5
 
@@ -67,7 +70,7 @@ def test_holds_expectations_under_q_approximate_those_under_the_posterior(rng, z
 
 
 def test_holds_bayes_with_the_evidence_as_an_integral():
-    """The page: the posterior is likelihood times prior over its integral. On a grid of w, against N(S / 101, 1 / 101)."""
+    """The page: the posterior is likelihood times prior, over the integral of that product. On a grid of w, against N(S / 101, 1 / 101)."""
     w, h = np.linspace(MEAN - 1, MEAN + 1, 2_001, retstep=True)
     joint = np.exp(log_joint(w) - LOG_EVIDENCE)
     exact(joint / (joint.sum() * h), norm.pdf(w, MEAN, SD))
@@ -76,7 +79,7 @@ def test_holds_bayes_with_the_evidence_as_an_integral():
 
 
 def test_corrected_not_every_posterior_is_intractable_and_the_pages_own_is_a_sum():
-    """The page: typically intractable. Its example has one sufficient statistic, so two data sets with one sum share one posterior."""
+    """The page: posteriors are as a rule intractable. That of its own example is a sum: data sets with one sum share one posterior."""
     other = np.full(N, DATA.mean())
     w = np.linspace(1, 3, 41)
     difference = norm.logpdf(DATA[:, None], w).sum(0) - norm.logpdf(other[:, None], w).sum(0)
@@ -84,7 +87,8 @@ def test_corrected_not_every_posterior_is_intractable_and_the_pages_own_is_a_sum
 
 
 def test_holds_the_evidence_is_hard_to_compute_as_it_stands():
-    """The page: often difficult directly. The product over 1,000 points is 0 in float64 at every w; its logarithm is not."""
+    """The page: the evidence is hard to compute directly. The product over 1,000 points is 0 in float64 at every w; a sum of
+    logarithms is not."""
     x = np.tile(DATA, 10)
     w, h = np.linspace(1, 3, 4_001, retstep=True)
     assert norm.pdf(x[:, None], w).prod(0).max() == 0
@@ -94,7 +98,8 @@ def test_holds_the_evidence_is_hard_to_compute_as_it_stands():
 
 
 def test_holds_the_closest_member_of_the_family_is_found_by_its_parameters():
-    """The page: the member of Q, at the theta where the divergence is least. From anywhere, by quadrature: the posterior, which Q holds."""
+    """The page: of a family indexed by theta take the member closest to the posterior. The family that holds the posterior gives
+    it, at KL 0."""
     t, weights = np.polynomial.hermite_e.hermegauss(20)
 
     def divergence(theta):
@@ -107,7 +112,7 @@ def test_holds_the_closest_member_of_the_family_is_found_by_its_parameters():
 
 
 def test_corrected_closest_depends_on_the_direction_of_the_divergence():
-    """The page: closest to the posterior. At correlation .9 its product has variance 1 - .81 by KL(q || p), 1 by KL(p || q)."""
+    """The page: the closest. Closest by KL(q || p) or by KL(p || q)? At correlation .9 the variances are 1 - .81 and 1."""
     cov = np.array([[1, 0.9], [0.9, 1]])
 
     def gaussian_kl(a, b):
@@ -119,7 +124,8 @@ def test_corrected_closest_depends_on_the_direction_of_the_divergence():
 
 
 def test_holds_the_elbo_is_the_expected_log_joint_less_log_q():
-    """The page: E_q[log p(X, Z) - log q(Z)]. By quadrature under q, against the closed form, and its value at q = N(0, 1)."""
+    """The page: the ELBO is the mean, under q, of log joint less log q. By quadrature under q, the closed form; and its value at q
+    = N(0, 1)."""
     t, weights = np.polynomial.hermite_e.hermegauss(20)
     for m, s in [(0, 1), (1.5, 0.3), (MEAN, SD)]:
         draws = log_joint(m + s * t) - norm.logpdf(m + s * t, m, s)
@@ -128,21 +134,22 @@ def test_holds_the_elbo_is_the_expected_log_joint_less_log_q():
 
 
 def test_holds_the_elbo_comes_from_the_kl():
-    """The page: it is derived from the divergence. ELBO + KL is the log evidence, for every q."""
+    """The page: it is derived from the divergence. ELBO + KL is the log evidence, whatever q."""
     for m, s in [(0, 1), (1.8, 0.1), (-3, 0.5), (MEAN, SD), (2, 7)]:
         exact(elbo(m, s) + kl(m, s), LOG_EVIDENCE, 1e-9)
     exact(elbo(MEAN, SD), LOG_EVIDENCE)
 
 
 def test_holds_maximising_the_elbo_minimises_the_kl_for_a_fixed_model():
-    """The page: the two are equivalent. Same optimum, and the one ranks all q as the other, the other way round."""
+    """The page: the highest ELBO is the least KL. So it is: one optimum, and one order of all q, reversed."""
     q = [(m, s) for m in np.linspace(0, 3, 13) for s in (0.05, 0.1, 0.5)]
     np.testing.assert_array_equal(np.argsort([elbo(*v) for v in q]), np.argsort([-kl(*v) for v in q]))
     exact(minimize(lambda v: -elbo(v[0], np.exp(v[1])), [0.0, 0.0], tol=1e-9).x, [MEAN, np.log(SD)], 1e-5)
 
 
 def test_corrected_but_not_while_the_models_own_parameters_move():
-    """The page: equivalent. Over the prior's sd t, q held: from the t of least KL to that of highest ELBO, both rise."""
+    """The page says so without a condition. With q held and the prior's sd t moved, from the t of least KL to that of highest ELBO
+    both rise."""
     x, m, s = 2.0, 0.5, 0.6
 
     def both(t):

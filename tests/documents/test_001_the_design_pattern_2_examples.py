@@ -49,7 +49,7 @@ def joint_draw(key):
 
 
 def test_corrected_the_printed_objective_is_this_formula(rng_key, z_bound):
-    """The page: calls it the ELBO. Drawn as printed, it is a formula of q's mean and sd alone."""
+    """The page calls it the ELBO. Drawn as printed, from the model alone, its mean is a formula of q's mean and sd."""
     w, log_p = jax.jit(jax.vmap(joint_draw))(jax.random.split(rng_key, 20_000))
     for mu, s in [(0.0, 0.9991627), (1.0, 0.5), (-2.0, 3.0)]:
         draws = np.asarray(log_p, float) - norm.logpdf(np.asarray(w, float), mu, s)
@@ -57,7 +57,8 @@ def test_corrected_the_printed_objective_is_this_formula(rng_key, z_bound):
 
 
 def test_corrected_the_printed_objective_never_sees_the_data():
-    """The page: draws the data first. But x is drawn anew with w, not observed: the formula holds no x; an ELBO's slope moves with it."""
+    """The page makes data first. The printed model observes none, so the formula holds no x; the slope of an ELBO moves by N as x
+    moves by 1."""
     assert not handlers.trace(handlers.seed(gaussian_mean.model, 0)).get_trace()["y"]["is_observed"]
     assert handlers.trace(handlers.seed(gaussian_mean.model, 0)).get_trace(DATA)["y"]["is_observed"]
     slope = [(elbo(1.01, 1, DATA + shift) - elbo(0.99, 1, DATA + shift)) / 0.02 for shift in (0, 1)]
@@ -65,7 +66,7 @@ def test_corrected_the_printed_objective_never_sees_the_data():
 
 
 def test_corrected_the_printed_objective_has_no_maximum():
-    """The page: ascends it. It has no upper bound as s -> 0, nor in the mean: Adam at 0.1 runs away from the printed start."""
+    """The page ascends it. It is unbounded as s -> 0, and in the mean: Adam runs away from the printed start."""
     values = printed(0.0, np.array([1e-1, 1e-2, 1e-3, 1e-4]))
     np.testing.assert_allclose(values[1:] / values[:-1], 100, rtol=0.25)
     assert printed(1e4, 1.0) > 1e7
@@ -87,14 +88,16 @@ def test_corrected_the_printed_objective_has_no_maximum():
 
 
 def test_corrected_the_printed_objective_is_the_divergence_from_the_prior_and_is_made_large():
-    """The page: as good as the posterior. Under draws of p it is KL(prior || q), and a constant: ascent flees the prior."""
+    """The page takes its top for the posterior. It is KL(prior || q) plus a constant: going up leaves the prior behind, going down
+    ends in it."""
     for mu, s in [(0.0, 1.0), (1.0, 0.5), (-2.0, 3.0)]:
         exact(printed(mu, s), kl(0.0, 1.0, mu, s) - 0.5 * np.log(2 * np.pi) - 0.5)
     exact(minimize(lambda v: printed(v[0], np.exp(v[1])), [0.5, 0.5], tol=1e-10).x, [0, 0], 1e-5)
 
 
 def test_corrected_the_expectation_belongs_under_q(rng, z_bound):
-    """The page: draws from the model. Drawn from q, with the data, the same difference has its highest mean at the posterior."""
+    """The page draws from the model. Drawn from q, and with the data, the same difference is highest on average where q is the
+    posterior."""
     eps = rng.normal(size=20_000)
     for m, s in [(MEAN, SD), (MEAN + 0.1, SD), (MEAN, 1.5 * SD)]:
         draws = log_joint(m + s * eps) - norm.logpdf(m + s * eps, m, s)
@@ -102,13 +105,13 @@ def test_corrected_the_expectation_belongs_under_q(rng, z_bound):
 
 
 def test_corrected_softplus_of_the_printed_start_is_the_scale_that_it_would_print():
-    """The page: an estimated scale. As nothing moves it, softplus(0.54), ten times the posterior's sd."""
+    """The page prints a scale as its estimate. Nothing has moved it: softplus(.54) = .9991627, ten times the posterior's sd."""
     exact(np.log1p(np.exp(0.54)), 0.9991627, 1e-7)
     assert 10 < np.log1p(np.exp(0.54)) / SD < 10.1
 
 
 def test_corrected_variables_made_at_every_call_learn_nothing():
-    """The page: makes its variables inside the function of q. A loss on such a q has no slope in what the optimiser holds."""
+    """The page makes the variables of q anew whenever it asks for q. The loss then has no slope in what the optimiser holds."""
 
     def anew(held):
         return dist.Normal(jnp.array(0.0), jax.nn.softplus(jnp.array(0.54)))
@@ -129,7 +132,8 @@ def test_corrected_variables_made_at_every_call_learn_nothing():
 
 
 def test_corrected_names_that_are_undefined_or_ask_the_wrong_object():
-    """The page: runs. A module never imported is a NameError, log_prob of a dict a TypeError, and a plain function holds no variables."""
+    """The page presents a program that runs. A name never bound, a log_prob of a dict, a plain function asked for its variables:
+    each stops it."""
     with pytest.raises(NameError):
         eval("tfd", {"tfp": None})
     with pytest.raises(TypeError):
@@ -138,7 +142,8 @@ def test_corrected_names_that_are_undefined_or_ask_the_wrong_object():
 
 
 def test_corrected_x_is_a_plate_of_a_hundred_and_not_one_number():
-    """The page: one x. Broadcast over the data, the prior comes a hundred times (sum), or all data weigh as one (mean)."""
+    """The page's model has one x. Spread over a hundred data, its prior counts a hundred times (sum), or all the data count as one
+    (mean)."""
     w = np.linspace(-5, 5, 20_001)
     rows = norm.logpdf(w) + norm.logpdf(DATA[:, None], w)
     for log_p, m, v in [
@@ -151,7 +156,8 @@ def test_corrected_x_is_a_plate_of_a_hundred_and_not_one_number():
 
 
 def test_corrected_a_rate_of_a_tenth_does_not_come_to_rest_in_a_thousand_steps(rng_key):
-    """The page: Adam at 0.1 throughout. On the right objective, a draw a step, the mean keeps jumping; at a falling rate it rests."""
+    """The page keeps one step size for a thousand steps. On the right objective, a draw a step, the mean still jumps; with a
+    falling one it rests."""
 
     def error(rate, key):
         optimizer = optax.adam(rate)
@@ -175,23 +181,23 @@ def test_corrected_a_rate_of_a_tenth_does_not_come_to_rest_in_a_thousand_steps(r
 
 
 def test_corrected_the_example_with_data_q_and_plate_finds_the_posterior(rng_key, z_bound):
-    """The page: estimates a mean and a scale. With data, q and plate in place, the pattern gaussian_mean finds the posterior's."""
+    """The page wants a mean and a scale. The pattern gaussian_mean, with data, q and plate in place, finds the posterior's."""
     q, losses = gaussian_mean.fit(rng_key, **gaussian_mean.data())
     np.testing.assert_array_equal(gaussian_mean.data()["y"], DATA)
     m, s, last = float(q["mu"].mean), float(q["mu"].scale), np.asarray(losses[-100:], float)
     assert abs(m - MEAN) < 0.05 * SD
     assert abs(np.log(s / SD)) < 0.05
-    assert abs(LOG_EVIDENCE + last.mean() - kl(m, s)) < z_bound() * last.std() / 10 + 1e-4  # the losses are float32, and q still moves
+    assert abs(LOG_EVIDENCE + last.mean() - kl(m, s)) < z_bound() * last.std() / 10 + 1e-4  # float32, and q still moves
 
 
 def test_corrected_the_answer_moves_with_the_data(rng_key):
-    """The page: its answer would not. Shifted by 1, the data move the posterior's mean by 100/101, and the fit with it."""
+    """The page's answer would stand still. Shift the data by 1: the posterior's mean moves by 100/101, and the fit with it."""
     before, after = (gaussian_mean.fit(rng_key, **gaussian_mean.data({"y": DATA + shift}))[0]["mu"].mean for shift in (0, 1))
     exact((DATA + 1).sum() / (N + 1) - MEAN, N / (N + 1))
     assert float(after - before) == pytest.approx(N / (N + 1), abs=0.002)
 
 
-# The example in PyMC3, which is PyMC today: mean-field ADVI, a thousand draws of it, and their summary
+# The example in PyMC3 (PyMC today): mean-field ADVI, a thousand draws of it, and their summary
 
 
 @pytest.fixture(scope="module")
@@ -206,33 +212,34 @@ def advi(rng_key):
 
 
 def test_holds_mean_field_advi_on_one_latent_is_the_exact_posterior(advi):
-    """The page: method="advi". One latent has no correlation to lose, and its posterior is Gaussian: exact, to float32."""
+    """The page fits mean-field ADVI. One latent has no correlation to lose, and its posterior is Gaussian: q is exact, to float32."""
     params, _, _ = advi
     assert abs(params["mu_auto_loc"] - MEAN) < 1e-3 * SD
     assert params["mu_auto_scale"] == pytest.approx(SD, rel=1e-3)
 
 
 def test_holds_observed_is_what_lets_the_data_in():
-    """The page: observed=x_data, in this program. The joint density at one w then depends on the data, by the likelihood."""
+    """The page marks x as observed in this program, and rightly: the joint density at a given w then moves with the data, as the
+    likelihood does."""
     before, after = (log_density(gaussian_mean.model, (DATA + shift,), {}, {"mu": 1.5})[0] for shift in (0, 1))
     assert float(after - before) == pytest.approx(norm.logpdf(DATA + 1, 1.5).sum() - norm.logpdf(DATA, 1.5).sum(), rel=1e-5)
 
 
 def test_holds_the_summarys_mean_is_the_posteriors(advi, z_bound):
-    """The page: prints a summary of a thousand draws. Their mean, within SD / sqrt(1000), which is also the summary's mcse."""
+    """The page prints a summary of 1,000 draws. Its mean is the posterior's within SD / sqrt(1000), which it knows as its mcse."""
     table = az.summary(advi[2], round_to="none")
     assert abs(table["mean"].item() - MEAN) < z_bound() * SD / 1_000**0.5
     assert table["mcse_mean"].item() == pytest.approx(SD / 1_000**0.5, rel=0.25)
 
 
 def test_holds_the_summarys_sd_is_the_posteriors(advi, z_bound):
-    """The page: its sd. Within SD / sqrt(2 * 999)."""
+    """The summary's sd is the posterior's, within SD / sqrt(2 * 999)."""
     assert abs(az.summary(advi[2], round_to="none")["sd"].item() - SD) < z_bound() * SD / 1998**0.5
 
 
 def test_holds_the_summarys_interval_is_the_posteriors(advi, rng, z_bound):
-    """The page: its 94% highest-density interval. As those of 2,000 other sets of a thousand draws of the posterior: about the
-    posterior's own, and a little short."""
+    """The summary's 94% highest-density interval is like those of 2,000 other sets of 1,000 draws of the posterior, and they lie about
+    the posterior's own."""
     low, high = az.hdi(advi[2], prob=0.94)["w"].values
     others = np.sort(rng.normal(MEAN, SD, (2_000, 1_000)), axis=1)
     shortest = (others[:, 940:] - others[:, :-940]).argmin(1)[:, None]
@@ -242,13 +249,13 @@ def test_holds_the_summarys_interval_is_the_posteriors(advi, rng, z_bound):
 
 
 def test_holds_draws_of_q_are_independent(advi):
-    """The page: calls them a trace, as of a chain. They have no memory: a thousand draws are worth about a thousand."""
+    """The page draws a trace, as from a chain. Draws of q have no memory: a thousand are worth about a thousand."""
     assert az.summary(advi[2], round_to="none")["ess_bulk"].item() > 600
 
 
 @pytest.mark.slow
 def test_holds_the_same_by_this_librarys_mean_field(rng_key, z_bound):
-    """The page: fit, then draw. vip.MeanField says itself that its q is the posterior: ELBO = log evidence, with k-hat below any doubt."""
+    """The same by vip.MeanField, whose certificate says that q may be trusted, with the exact log evidence."""
     fit = vip.fit(rng_key, gaussian_mean.model, gaussian_mean.data(), method=vip.MeanField(), progress=False)
     draws = fit.sample(rng_key, 1_000)["mu"].values
     assert fit.certificate.ok

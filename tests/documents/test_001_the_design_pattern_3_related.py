@@ -22,16 +22,17 @@ def rng(rng_key):
 
 
 def test_holds_mcmc_approximates_the_posterior_by_draws(rng, z_bound):
-    """The page: MCMC draws. 200 random walks from the prior, their first half dropped, have the posterior's mean and variance."""
+    """The page: MCMC works by samples. 200 random walks, their first half dropped, have the posterior's mean and variance."""
     chains = metropolis(lambda w: log_joint(w[:, 0]), rng, rng.normal(size=(200, 1)), 2.4 * SD, 2_000)[1_000:, :, 0]
     for moment, truth in [(chains.mean(0), MEAN), (((chains - MEAN) ** 2).mean(0), SD**2)]:
         assert abs(moment.mean() - truth) < z_bound(2) * moment.std(ddof=1) / 200**0.5
 
 
-def test_holds_mcmc_trades_time_for_accuracy(rng):
-    """The page: trade-offs. Sixteen times the steps, a quarter of the error, without end; a wrong family's error has an end."""
+def test_holds_mcmc_trades_time_for_accuracy(rng, z_bound):
+    """The page: cost against accuracy differs by method. MCMC halves its error for four times the steps, without end."""
     chains = metropolis(lambda w: -0.5 * w[:, 0] ** 2, rng, rng.normal(size=(1_000, 1)), 2.4, 1_600)
-    assert chains[:100].mean(0).std() / chains.mean(0).std() == pytest.approx(4, rel=0.2)
+    ratio = chains[:100].mean(0).std() / chains.mean(0).std()  # 16 times the steps; two sds, each of 1,000 chains
+    assert abs(np.log(ratio / 4)) < z_bound() / 1_000**0.5 + 0.05
 
 
 # Expectation-maximisation, on the linkage of Dempster, Laird and Rubin 1977: counts with cells 1/2 + t/4, (1 - t)/4, (1 - t)/4, t/4.
@@ -76,14 +77,15 @@ def path(start=0.5, steps=8):
 
 
 def test_holds_em_iterates_to_an_estimate():
-    """The page: EM finds parameters step by step. From .5 these values, towards a root in closed form, which is the maximum."""
+    """The page: EM finds parameters step by step. From .5 through these values to a root in closed form, the maximum of the likelihood."""
     exact(path()[1:4], [0.608247423, 0.624321050, 0.626488879], 1e-9)
     exact(path(steps=60)[-1], BEST)
     exact(minimize_scalar(lambda t: -log_likelihood(t), bounds=(0.01, 0.99), method="bounded", options={"xatol": 1e-10}).x, BEST, 1e-6)
 
 
 def test_holds_em_converges_at_the_rate_of_the_missing_information():
-    """The page: iterative improvement. By a constant factor a step: the share of the complete data's information that is missing."""
+    """The page: it improves by iteration. The error shrinks by one factor a step: the share of the complete data's information
+    that is missing."""
     errors = path() - BEST
     share = BEST / (2 + BEST)
     missing = COUNTS[0] * share * (1 - share) / BEST**2
@@ -94,7 +96,7 @@ def test_holds_em_converges_at_the_rate_of_the_missing_information():
 
 
 def test_corrected_em_is_coordinate_ascent_on_the_elbo():
-    """The page: EM does not rely on variational methods. The E-step is the best of all q, the M-step the best t: the ELBO only rises."""
+    """The page sets EM apart from VI. The E-step is the best of all q, the M-step the best t, of one ELBO, which only rises."""
     values = []
     for t in path(steps=6):
         q = e_step(t)
@@ -106,7 +108,7 @@ def test_corrected_em_is_coordinate_ascent_on_the_elbo():
 
 
 def test_corrected_after_an_e_step_the_elbo_is_the_log_likelihood(rng):
-    """The page: shares only the spirit. The E-step makes the bound tight, and no other q does."""
+    """The page sees a likeness only. After an E-step the ELBO *is* the log likelihood, and for no other q."""
     for t in path(steps=4):
         exact(bound(e_step(t), t), log_likelihood(t))
         other = e_step(t) * rng.uniform(0.5, 1.5, len(SPLIT))
@@ -119,7 +121,8 @@ CAP = 1.7
 
 
 def test_holds_a_constraint_moves_the_posterior(rng):
-    """The page: constraints guide the inference. By the primal: the least KL(q || posterior) with mean <= CAP is at N(CAP, sd^2)."""
+    """The page: constraints steer the posterior. The least KL(q || posterior) under E_q[w] <= CAP is at N(CAP, sd^2), found by the
+    primal."""
     best = minimize(
         lambda v: kl(v[0], np.exp(v[1])), [1.0, -2.0], constraints={"type": "ineq", "fun": lambda v: CAP - v[0]}, tol=1e-12, method="SLSQP"
     )
@@ -129,7 +132,7 @@ def test_holds_a_constraint_moves_the_posterior(rng):
 
 
 def test_holds_the_dual_of_the_constraint_tilts_the_posterior():
-    """The page: a constraint built into the posterior. q is the posterior times exp(-l w), by a dual in l alone, at the primal's price."""
+    """The page: the constraint enters the posterior. As a factor exp(-l w), by a dual in l alone, whose maximum is the primal's KL."""
     w, h = np.linspace(0, 4, 8_001, retstep=True)
     log_p = norm.logpdf(w, MEAN, SD)
 
@@ -144,7 +147,7 @@ def test_holds_the_dual_of_the_constraint_tilts_the_posterior():
 
 
 def test_holds_without_a_constraint_that_binds_it_is_plain_vi():
-    """The page: a middle ground. With the cap above the posterior's mean nothing is left of it: q is the posterior."""
+    """The page: it lies between plain inference and constraints. Under a cap above the posterior's mean it is plain VI."""
     best = minimize(
         lambda v: kl(v[0], np.exp(v[1])), [1.0, -2.0], constraints={"type": "ineq", "fun": lambda v: 2.5 - v[0]}, tol=1e-12, method="SLSQP"
     )
@@ -181,7 +184,7 @@ def best_gaussian(correlated):
 
 
 def test_holds_maximising_the_elbo_approximates_a_posterior_that_has_no_closed_form():
-    """The page: a family of simpler distributions, the best by the ELBO. Below log p(x) by its KL, which a richer family makes less."""
+    """The page: so VI approximates posteriors out of reach. The ELBO is short of log p(x) by the KL, and a richer family by less."""
     a, b = np.meshgrid(np.linspace(-5, 8, 400), np.linspace(-15, 45, 800))
     log_z = logsumexp(bioassay(a, b)) + np.log((a[0, 1] - a[0, 0]) * (b[1, 0] - b[0, 0]))
     (diagonal, sds, _), (full, full_sds, correlation) = best_gaussian(False), best_gaussian(True)
@@ -191,6 +194,6 @@ def test_holds_maximising_the_elbo_approximates_a_posterior_that_has_no_closed_f
 
 
 def test_holds_the_evidence_is_the_most_that_the_elbo_can_reach():
-    """The page: the lower bound of the evidence. In the example the best q reaches it, and every draw of q then gives the same number."""
+    """The page: a lower bound of the evidence. In the example the best q reaches it, and every draw of q then gives the same number."""
     w = np.linspace(1.5, 2.3, 9)
     exact(log_joint(w) - norm.logpdf(w, MEAN, SD), LOG_EVIDENCE, 1e-9)
