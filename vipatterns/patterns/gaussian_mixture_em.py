@@ -46,7 +46,7 @@ def data(frame=None):
     """Measurements `y`, (N,), `num_components`, K, `num_observations`, N, and `units`, (2,), mean and sd of y, in y's units.
 
     `y` is a table's column of that name; without a table, velocities in 1000 km / s of 82 galaxies in the Corona Borealis region
-    (Postman, Huchra and Geller 1986; Roeder 1990).
+    (Postman, Huchra and Geller 1986; Roeder 1990). They are kept as Roeder's readers know them: the 78th is a misprint of 26.96.
     """
     if frame is None:
         velocity = """9172 9350 9483 9558 9775 10227 10406 16084 16170 18419 18552 18600 18927 19052 19070 19330 19343 19349 19440
@@ -118,7 +118,7 @@ def maximise(r, y, units):
 
 
 def fit(rng_key, y, num_components=3, num_observations=1, units=None, *, num_steps=200):
-    """Climb from 32 starts, means on rows drawn at random, and keep the highest; components in the order of their means.
+    """Climb from NUM_STARTS starts, means on rows drawn at random, and keep the highest; components in the order of their means.
 
     Returns:
         q: dict, `weights`, `mu` and `tau` -> Deltas, the point.
@@ -159,7 +159,7 @@ def documented_bias(y, num_components=3, num_observations=1, units=None):
     def loss(u):
         logits, m, log_tau = np.split(u, 3)
         log_lik = logsumexp(log_softmax(logits) + 0.5 * log_tau - 0.5 * np.exp(log_tau) * (z[:, None] - m) ** 2, axis=1)
-        return -log_lik.sum() - np.sum((A0 - 0.5) * log_tau - np.exp(log_tau) * (B0 + 0.5 * KAPPA0 * m**2))
+        return -np.sum(log_lik) - np.sum((A0 - 0.5) * log_tau - np.exp(log_tau) * (B0 + 0.5 * KAPPA0 * m**2))
 
     start = np.concatenate([np.zeros(k), np.linspace(z.min(), z.max(), k), np.full(k, np.log(4))])
     logits, m, log_tau = np.split(minimize(loss, start, method="BFGS", options={"gtol": 1e-6}).x, 3)
