@@ -83,6 +83,7 @@ def test_no_step_lowers_the_log_joint(rows, x64):
     assert path[-1] - path[0] > 1
 
 
+@pytest.mark.slow
 def test_losses_are_minus_the_log_joint_and_fall(rows, rng_key):
     q, losses = pattern.fit(rng_key, **rows)
     point = {site: np.asarray(q[site].mean, float) for site in q}
@@ -153,6 +154,7 @@ def test_fit_is_the_mode_under_every_key(rows, assert_fits):
     assert_fits(pattern, rows, pattern.documented_bias(**rows), worst=0.01, floor=0.005)
 
 
+@pytest.mark.slow
 def test_fit_in_other_units(assert_fits):
     """Kilometres a second, and a shift of the origin."""
     d = pattern.data({"y": pattern.data()["y"] * 1000 - 5000})
