@@ -30,6 +30,8 @@ def assert_fits(refit, false_alarm):
 
     Errors are in expected sds, and in log sds. The average over keys is held within a t-quantile of its standard error,
     at the suite's false-alarm rate, plus `floor`, the part that a finite number of steps leaves.
+
+    A point estimate has an expected sd of 0. Its own must be 0 exactly, and a hundredth of its value stands in for the sd as the unit.
     """
 
     def check(pattern, data, expected, worst, floor=0.005, num=16, **settings):
@@ -38,7 +40,12 @@ def assert_fits(refit, false_alarm):
         bound = t.isf(false_alarm / (2 * comparisons), num - 1) / np.sqrt(num)
         for site, (m, s) in expected.items():
             means, sds = fits[site]
-            for name, error in {"mean": (means - m) / s, "log sd": np.log(sds / s)}.items():
+            if np.all(np.equal(s, 0)):
+                assert np.all(sds == 0), f"{site} is expected to be a point, and has sds {sds}"
+                errors = {"point": (means - m) / (0.01 * np.abs(m))}
+            else:
+                errors = {"mean": (means - m) / s, "log sd": np.log(sds / s)}
+            for name, error in errors.items():
                 assert np.abs(error).max() < worst, f"{site}, {name}: one fit is off by {np.abs(error).max():.3f}"
                 allowed = bound * error.std(0, ddof=1) + floor
                 assert np.all(np.abs(error.mean(0)) < allowed), f"{site}, {name}: biased by {error.mean(0)}, allowed {allowed}"

@@ -13,8 +13,9 @@ by keyword: `model(**data())`, `fit(rng_key, **data())`, `exact_posterior(**data
 `fit(rng_key, **args, *, num_steps=...) -> (q, losses)`
     `q`: dict, site -> the fitted q of that site, on the site's own (constrained) scale: a numpyro Distribution, whose
     batch and event shape together are the shape of the site, or, where it has no closed-form mean and variance, draws
-    (num, *shape of the site). Deterministic sites that matter are in it as draws. `losses`: (num_steps,), what was
-    minimised, noisy; for an ELBO its negative.
+    (num, *shape of the site), or, where it is a point estimate, a Delta. Deterministic sites that matter are in it as draws.
+    `losses`: (num_steps,), what was minimised, noisy unless the docstring says exact; for an ELBO its negative, for a point
+    minus log p(data, point), which no log_evidence bounds.
 `main()`
     Fits, and prints estimate beside exact or reference values.
 
@@ -27,7 +28,7 @@ And, where they exist:
     log p(data) in nats, every constant included, so that ELBO <= log_evidence.
 `documented_bias(**args) -> dict`
     Where the guide's family cannot contain the posterior: site -> (mean, sd) of the best q in the family, by the
-    formula in its docstring, each broadcasting to the shape of the site. A fit is then held to this, and not to
-    exact_posterior; where a pattern has both, the difference between them is the lesson. A site may be left out where
-    no formula is known.
+    formula in its docstring, each broadcasting to the shape of the site; the sd of a point is 0. A fit is then held to
+    this, and not to exact_posterior; where a pattern has both, the difference between them is the lesson. A site may be
+    left out where no formula is known.
 """
