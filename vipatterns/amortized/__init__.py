@@ -1,6 +1,23 @@
 """Amortised inference: one network gives q(z | x) for every datum; trained on minibatches, from data that may be larger than memory."""
 
+from vipatterns.amortized.annealing import annealed_log_likelihood
+from vipatterns.amortized.collapse import ActiveUnits, active_units
+from vipatterns.amortized.gaps import Gaps, gaps
+from vipatterns.amortized.likelihood import LogLikelihood, log_likelihood
+from vipatterns.amortized.reference import reference, with_networks
 from vipatterns.amortized.trained import Trained
 from vipatterns.amortized.training import train
 
-__all__ = ["Trained", "train"]
+__all__ = [
+    "ActiveUnits",
+    "Gaps",
+    "LogLikelihood",
+    "Trained",
+    "active_units",
+    "annealed_log_likelihood",
+    "gaps",
+    "log_likelihood",
+    "reference",
+    "train",
+    "with_networks",
+]
