@@ -24,6 +24,8 @@ from vipatterns.errors import InputError
 MAX_SHRINKS = 10
 MAX_STEPS = 200
 """Of the matrix-free search, for many latents."""
+NUM_DRAWS = 32
+"""Fixed draws of the ELBO of a start that is only to be improved."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def respond(start: mode.Start, eta: np.ndarray, blocks: Blocks, converged: bool,
 
 def improved(rng_key, target: Density, start: mode.Start, clock: Clock) -> mode.Start:
     """The start moved to mean-field's mean, in coordinates of the linear-response covariance; as it was where the ELBO has no maximum."""
-    base = base_draws(rng_key, 32, target.dim)
+    base = base_draws(rng_key, NUM_DRAWS, target.dim)
     try:
         optimum, _ = maximise(target, start, base, np.zeros(2 * target.dim), clock)
     except InputError:

@@ -16,13 +16,11 @@ from scipy.special import gammaln
 
 from vipatterns import diagnosis, keys, linear_response, mode, modes, newton
 from vipatterns.certification import Account, certify
-from vipatterns.density import Clock, Density, precision, read
+from vipatterns.density import Clock, precision, read
 from vipatterns.errors import InputError
 from vipatterns.evaluation import Points
 from vipatterns.posterior import Fit
 
-NUM_DRAWS = 32
-"""Fixed draws of mean-field's ELBO, where nothing was found before."""
 FIRST, EACH = 8_000, 1_000
 """Draws of the q that it starts from, and of each component that is added; as many neighbours give a component its covariance."""
 NUM_PROBES, FEWEST_DIRECTIONS, MOST_DIRECTIONS, FEW_LATENTS = 128, 2, 4, 8
@@ -74,7 +72,10 @@ class IMIS:
             target = read(model, data, args=args, dtype=self.dtype)
             if target.dim > mode.DENSE_DIM:
                 raise InputError(f"IMIS is for at most {mode.DENSE_DIM} latents, the model has {target.dim}; use vip.NUTS().")
-            start = _start(key_start, target, clock) if around is None else around
+            start = around
+            if start is None:
+                key_mode, key_base = keys.split(key_start)
+                start = linear_response.improved(key_base, target, mode.find(key_mode, target, clock), clock)
             proposal, said = self._adapted(keys.generator(key_adapt), start, Points(target, clock))
             account = Account(said, len(proposal.weights) - 1, modes=modes.examine(target, start, clock))
             fit = certify(rng_key, self, target, proposal, account, clock, num_samples=self.num_samples, coords=coords, dims=dims)
@@ -110,17 +111,6 @@ class IMIS:
         why = "converged, the weights are even" if even else "no gain" if in_vain else "step budget"
         where = "" if start.at_mode else "; the search from which it started met no mode, which may lie at infinity"
         return q, f"{why}: {added} components were added along {num_directions} of {dim} directions, {share}{where}"
-
-
-def _start(rng_key, target: Density, clock: Clock) -> mode.Start:
-    """Mean-field's mean and linear response's covariance, from fixed draws."""
-    key_mode, key_base = keys.split(rng_key)
-    start = mode.find(key_mode, target, clock)
-    base = linear_response.base_draws(key_base, NUM_DRAWS, target.dim)
-    optimum, eta = linear_response.maximise(target, start, base, np.zeros(2 * target.dim), clock)
-    if not np.isfinite(eta).all():
-        return start
-    return linear_response.moved(start, optimum.loc, np.diag(optimum.scale) if optimum.factor is None else optimum.factor)
 
 
 def _frame(rng: np.random.Generator, start: mode.Start) -> tuple[np.ndarray, int]:
