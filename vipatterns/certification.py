@@ -30,6 +30,8 @@ are fairly even: at 40,000 draws k-hat scatters, and a bounded weight whose peak
 MORE = 4
 EVEN = 0.3
 """Effective share of the draws from which more draws are worth their cost."""
+NEARLY_EVEN = 0.95
+"""Effective share of the draws from which a heavy tail is that of a few draws among even ones."""
 MAX_JUDGED = 16_000_000
 """Each scalar's own k-hat is looked at for up to so many draws in all, 400 scalars of 40,000: those with the largest Monte Carlo error."""
 
@@ -279,12 +281,20 @@ def _certificate(weights, halves, names, scalars, num_kept: int, account: Accoun
         some = f"some draws of {names[broken[0]]} are NaN or infinite" if names else "no scalar has finite draws that vary"
         remedy = "bound the scales of the model away from zero, give what the data say nothing of a proper prior, or leave that site out"
         return Certificate(False, f"Not safe: {some}; {remedy}.", **facts)
-    if joint == math.inf:
+    if any(math.isnan(w.log_evidence) for w in (weights, *halves)):
         return Certificate(
             False, f"Not safe: log p - log q is not finite where q puts its draws, so nothing can be weighed; {remedy}.", **facts
         )
     if joint >= threshold:
-        reason = f"q misses part of the posterior (k-hat {joint:.2f}, needs < {threshold:.2f})"
+        measured = f"(k-hat {joint:.2f}, needs < {threshold:.2f})"
+        reason = f"q misses part of the posterior {measured}"
+        if joint == math.inf:
+            measured = "(no k-hat: many of the largest are equal)"
+            reason = f"no tail can be fitted to the weights {measured}"
+        if weights.ess > NEARLY_EVEN * num_draws:
+            # The same weights are seen of a q that rarely meets a bounded peak of p / q, and of one whose tails end long before p's.
+            few = f"the weights of {num_draws:,} draws are even but for a few, whose tail is too heavy to trust {measured}"
+            reason = f"{few}: q misses part of the posterior, or rarely meets where the weights have their bound"
         return Certificate(False, f"Not safe: {reason}, so means, sds and evidence may be off by an unknown amount; {remedy}.", **facts)
     if modes:
         return Certificate(False, f"Not safe: {modes}; compare with vip.NUTS() from several starts, or constrain the model.", **facts)

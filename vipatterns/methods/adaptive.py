@@ -97,7 +97,7 @@ class IMIS:
             pooled = diagnosis.smooth(log_p, log_q)
             efficiency.append(pooled.ess / len(y))
             added = len(efficiency) - 1
-            if pooled.khat == math.inf:
+            if math.isnan(pooled.log_evidence):
                 return q, f"stopped after {added} components were added: log p - log q cannot be weighed at the draws of q"
             in_vain = added >= TRIED and efficiency[-1] < min(POOR, 2 * efficiency[0])
             even = pooled.khat == -math.inf
