@@ -124,6 +124,19 @@ def test_without_a_start_it_finds_its_own(rng_key, z_bound):
     check(fit, banana_moments(2.0), 0.0, z_bound(5))
 
 
+def cut():
+    """Half a Gaussian on the whole line: its mode lies on the edge, beyond which half of any q's draws go."""
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    numpyro.factor("above", jnp.where(z >= 0, 0.0, -jnp.inf))
+
+
+def test_where_the_elbo_is_finite_nowhere_it_starts_from_the_mode(rng_key, z_bound):
+    fit = vip.fit(rng_key, cut, {}, method=vip.IMIS())
+    assert fit.certificate.ok, fit.certificate.verdict
+    mean = math.sqrt(2 / math.pi)
+    check(fit, {"z": (mean, math.sqrt(1 - mean**2))}, math.log(0.5), z_bound(3))
+
+
 def test_log_q_integrates_to_one_and_has_the_moments_of_its_draws(rng_key, z_bound, monkeypatch):
     proposals = caught(monkeypatch)
     vip.fit(rng_key, banana, {"bend": np.asarray(1.0)}, method=vip.IMIS(num_components=5))

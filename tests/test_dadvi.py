@@ -11,7 +11,7 @@ import pytest
 from numpyro.distributions import Distribution
 
 import vipatterns as vip
-from vipatterns import certification
+from vipatterns import certification, linear_response, mode, newton
 from vipatterns.patterns import (
     eight_schools,
     eight_schools_centered,
@@ -139,6 +139,33 @@ def test_a_posterior_that_has_no_mass_to_find_is_refused_in_a_sentence(model, da
         ok, said = False, str(error)
     assert not ok
     assert said.endswith(".")
+
+
+@pytest.fixture(params=["dense", "matrix-free"])
+def one_step(request, monkeypatch):
+    """All that a search may take: from the mode one comes near to the maximum here, and not to it."""
+    monkeypatch.setattr(newton, "MAX_STEPS", 1)
+    monkeypatch.setattr(linear_response, "MAX_STEPS", 1)
+    if request.param == "matrix-free":
+        monkeypatch.setattr(mode, "DENSE_DIM", 1)
+
+
+def test_a_search_that_used_up_its_steps_is_judged_by_its_weights_and_says_so(one_step, rng_key):
+    data = logistic_regression.data()
+    fit = vip.fit(rng_key, logistic_regression.model, data, method=vip.DADVI())
+    assert fit.stopped_because.startswith("step budget: the ELBO of")
+    assert fit.certificate.ok
+    assert "ended after 1 steps, before its maximum, so that the weights alone vouch for it; modes that no start" in fit.certificate.verdict
+    assert abs(fit.certificate.log_evidence - logistic_regression.log_evidence(**data)) < 5 * fit.certificate.log_evidence_mcse
+
+
+def test_one_that_used_them_up_where_nothing_is_curved_like_a_maximum_is_refused(one_step, rng_key, monkeypatch):
+    """Whatever the weights of finitely many draws say, which pass here."""
+    monkeypatch.setattr(linear_response, "_respond", lambda blocks: (None, math.inf))
+    certificate = vip.fit(rng_key, logistic_regression.model, logistic_regression.data(), method=vip.DADVI()).certificate
+    assert certificate.khat < certificate.khat_threshold
+    assert not certificate.ok
+    assert certificate.verdict.startswith("Not safe: the ELBO still rose after 1 steps and is not curved like a maximum")
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from numpyro.infer import psis_diagnostic
 from numpyro.infer.util import log_density
 from scipy.stats import norm
 
-from vipatterns import diagnosis
+from vipatterns import certification, diagnosis
+from vipatterns.certification import Account
 
 NUM_PARTICLES = 10_000
 NUM_BATCHES = 20
@@ -109,3 +110,64 @@ def test_narrow_is_refused_and_wide_is_not(rng_key, z_bound):
     assert diagnosis.khat_threshold(40_000) < narrow.mean() - z_bound(2) * error
     assert narrow.mean() < 1 - 0.3**2 + z_bound(2) * error
     assert (wide < 0.2).all()
+
+
+NUM_FEW = 40_000
+PEAK, HEIGHT = 0.002, 0.3
+"""Of p about q's mean: half width, so narrow that few draws meet it, and how far it rises above q."""
+SHARE, FAR = 1e-3, 100.0
+"""Of p that lies in a Gaussian of so many of q's sds."""
+
+
+def certified(log_p, log_q, z):
+    """The certificate of these draws, without its search for modes."""
+    weights, halves = diagnosis.smooth(log_p, log_q), [diagnosis.smooth(log_p[i::2], log_q[i::2]) for i in range(2)]
+    return certification._certificate(weights, halves, ["z"], z[:, None], 4_000, Account("converged"), ""), weights
+
+
+def tail_of(kind, z):
+    """p / q of a q that is N(0, 1): nearly one at all of its draws but a few."""
+    if kind == "bounded":
+        return 1 + HEIGHT * np.exp(-0.5 * (z / PEAK) ** 2)
+    return (1 - SHARE) + SHARE * np.exp(norm.logpdf(z, 0, FAR) - norm.logpdf(z))
+
+
+@pytest.mark.parametrize("kind", ["bounded", "unbounded"])
+def test_even_weights_with_a_few_large_ones_are_refused_without_blaming_q_alone(kind, rng_key):
+    """Draws do not tell a bounded peak, where q is nearly right, from tails of p that q lacks, where its sd is off by a factor of three."""
+    z = np.random.default_rng(np.asarray(jax.random.key_data(rng_key))).normal(size=NUM_FEW)
+    log_q = norm.logpdf(z)
+    certificate, weights = certified(log_q + np.log(tail_of(kind, z)), log_q, z)
+    assert weights.ess > 0.99 * NUM_FEW
+    assert certificate.khat > certificate.khat_threshold
+    assert not certificate.ok
+    assert "the weights of 40,000 draws are even but for a few, whose tail is too heavy to trust" in certificate.verdict
+    assert "or rarely meets where the weights have their bound" in certificate.verdict
+
+
+def test_more_draws_meet_the_bound_and_pass(rng_key):
+    """Of a bounded peak k-hat is negative in the limit; of the other tail it stays what it is."""
+    khats = {}
+    for kind in ("bounded", "unbounded"):
+        z = np.random.default_rng(np.asarray(jax.random.key_data(rng_key))).normal(size=50 * NUM_FEW)
+        khats[kind] = diagnosis.smooth(np.log(tail_of(kind, z)), np.zeros(z.size)).khat
+    assert khats["bounded"] < diagnosis.khat_threshold(NUM_FEW) < khats["unbounded"]
+
+
+@pytest.mark.parametrize("num_draws", [1_000, 10_000, 100_000])
+def test_weights_that_end_evenly_at_a_bound_have_no_tail(num_draws, rng_key):
+    """Uniform log ratios: k = -1, at any number of draws."""
+    z = np.random.default_rng(np.asarray(jax.random.key_data(rng_key))).normal(size=num_draws)
+    khat = certified(0.3 * norm.cdf(z), np.zeros(num_draws), z)[0].khat
+    assert khat < 0
+
+
+def test_equal_weights_in_the_tail_are_not_said_to_be_infinite(rng_key):
+    """Log ratios on a grid, whose largest fall together: finite, though no Pareto tail can be fitted to them."""
+    z = np.random.default_rng(np.asarray(jax.random.key_data(rng_key))).normal(size=100_000)
+    certificate, weights = certified(np.round(2 * z) / 4, np.zeros(z.size), z)
+    assert math.isfinite(weights.log_evidence)
+    assert certificate.khat == math.inf
+    assert not certificate.ok
+    assert "many of the largest are equal" in certificate.verdict
+    assert "not finite" not in certificate.verdict

@@ -30,6 +30,8 @@ are fairly even: at 40,000 draws k-hat scatters, and a bounded weight whose peak
 MORE = 4
 EVEN = 0.3
 """Effective share of the draws from which more draws are worth their cost."""
+NEARLY_EVEN = 0.95
+"""Effective share of the draws from which a heavy tail is that of a few draws among even ones."""
 MAX_JUDGED = 16_000_000
 """Each scalar's own k-hat is looked at for up to so many draws in all, 400 scalars of 40,000: those with the largest Monte Carlo error."""
 
@@ -94,6 +96,8 @@ class Account:
     """Of the restarts' variational parameters; nan where nothing was restarted."""
     caveat: str = ""
     """A sentence for the verdict: what was not looked at."""
+    refused: str = ""
+    """Why there is no certificate whatever the weights say; empty where these decide."""
     modes: Modes = field(default_factory=Modes)
     """What the search for a mode met besides the one that q was started from."""
 
@@ -139,9 +143,15 @@ def certify(
         return more.values, more.log_p, more.log_q
 
     num_components = len(proposal.components)
-    drawn = weighed(key_draws, min(most, FIRST_PROPOSALS))
+    drawn = weighed(key_draws, min(most, FEWEST_PROPOSALS if clock.over else FIRST_PROPOSALS))
     judged = _judge(target, proposal, drawn, 4 * num_samples, account)
+    stopped = account.stopped_because
     while judged.more_may_help and (number := drawn.log_p.size) < most:
+        if clock.over and stopped.startswith("time budget"):
+            break
+        if clock.over:
+            stopped = f"time budget: {clock.max_seconds:.0f} s were over before more than {number:,} draws could be weighed; {stopped}"
+            break
         key_more, key = keys.split(key_more)
         drawn = drawn.joined(weighed(key, min(most, MORE * number) - number), num_components)
         judged = _judge(target, proposal, drawn, 4 * num_samples, account)
@@ -164,7 +174,7 @@ def certify(
         "method": repr(method),
         "verdict": certificate.verdict,
         "certified": int(certificate.ok),
-        "stopped_because": account.stopped_because,
+        "stopped_because": stopped,
         "khat": certificate.khat,
         "deterministic_sites_left_out": ", ".join(points.left_out),
     }
@@ -173,7 +183,7 @@ def certify(
         idata=tree(target, groups, rng_key=rng_key, coords=coords, dims=dims, attrs=attrs),
         certificate=certificate,
         proposal_certificate=_judge_raw(weights, judged.names, judged.scalars, certificate),
-        stopped_because=account.stopped_because,
+        stopped_because=stopped,
         num_steps=account.num_steps,
         losses=account.losses,
         elbo=float(ratio.mean()),
@@ -242,7 +252,7 @@ def _judge(target: Density, proposal: Proposal | HostProposal, drawn: _Drawn, nu
     further = _further_modes(target, drawn.z, proposal, account.modes)
     certificate = _certificate(weights, halves, names, scalars, num_kept, account, further)
     worth = weights.ess > EVEN * log_p.size or certificate.khat < certificate.khat_threshold
-    sound = not certificate.ok and not further and names and bool(np.isfinite(scalars).all())
+    sound = not (certificate.ok or further or account.refused) and names and bool(np.isfinite(scalars).all())
     return _Judged(certificate, weights, names, scalars, bool(worth and sound))
 
 
@@ -271,15 +281,25 @@ def _certificate(weights, halves, names, scalars, num_kept: int, account: Accoun
         some = f"some draws of {names[broken[0]]} are NaN or infinite" if names else "no scalar has finite draws that vary"
         remedy = "bound the scales of the model away from zero, give what the data say nothing of a proper prior, or leave that site out"
         return Certificate(False, f"Not safe: {some}; {remedy}.", **facts)
-    if joint == math.inf:
+    if any(math.isnan(w.log_evidence) for w in (weights, *halves)):
         return Certificate(
             False, f"Not safe: log p - log q is not finite where q puts its draws, so nothing can be weighed; {remedy}.", **facts
         )
     if joint >= threshold:
-        reason = f"q misses part of the posterior (k-hat {joint:.2f}, needs < {threshold:.2f})"
+        measured = f"(k-hat {joint:.2f}, needs < {threshold:.2f})"
+        reason = f"q misses part of the posterior {measured}"
+        if joint == math.inf:
+            measured = "(no k-hat: many of the largest are equal)"
+            reason = f"no tail can be fitted to the weights {measured}"
+        if weights.ess > NEARLY_EVEN * num_draws:
+            # The same weights are seen of a q that rarely meets a bounded peak of p / q, and of one whose tails end long before p's.
+            few = f"the weights of {num_draws:,} draws are even but for a few, whose tail is too heavy to trust {measured}"
+            reason = f"{few}: q misses part of the posterior, or rarely meets where the weights have their bound"
         return Certificate(False, f"Not safe: {reason}, so means, sds and evidence may be off by an unknown amount; {remedy}.", **facts)
     if modes:
         return Certificate(False, f"Not safe: {modes}; compare with vip.NUTS() from several starts, or constrain the model.", **facts)
+    if account.refused:
+        return Certificate(False, f"Not safe: {account.refused}; {remedy}.", **facts)
     if math.isfinite(joint):
         looked_at = np.argsort(-errors.max(0))[: max(1, MAX_JUDGED // num_draws)]
         khats = diagnosis.scalar_khats(scalars[:, looked_at], weights.log_weights)

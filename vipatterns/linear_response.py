@@ -24,6 +24,8 @@ from vipatterns.errors import InputError
 MAX_SHRINKS = 10
 MAX_STEPS = 200
 """Of the matrix-free search, for many latents."""
+NUM_DRAWS = 32
+"""Fixed draws of the ELBO of a start that is only to be improved."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Optimum:
     error: float
     """Standard error of `loc` that is due to the draws being few, the largest of all latents, in posterior sds."""
     converged: bool
+    """False where the steps, or the clock's budget, were used up before."""
     losses: np.ndarray
     """(step,) the negative ELBO of q, nats."""
 
@@ -74,10 +77,10 @@ def maximise(target: Density, start: mode.Start, base: np.ndarray, eta: np.ndarr
 
 
 @np.errstate(over="ignore", invalid="ignore")  # where the density rises for ever
-def respond(start: mode.Start, eta: np.ndarray, blocks: Blocks, converged: bool, losses: np.ndarray) -> Optimum:
-    """The optimum with its linear response, from where the search ended in units of the start."""
+def respond(start: mode.Start, eta: np.ndarray, blocks: Blocks | None, converged: bool, losses: np.ndarray) -> Optimum:
+    """The optimum with its linear response, from where the search ended in units of the start; without it where there are no blocks."""
     unit, dim = 1 / np.sqrt(start.precision_diagonal), len(start.loc)
-    factor, error = _respond(blocks)
+    factor, error = (None, np.inf) if blocks is None else _respond(blocks)
     constant = np.log(unit).sum() + 0.5 * dim * (1 + math.log(2 * math.pi))
     return Optimum(
         loc=start.loc + unit * eta[:dim],
@@ -91,7 +94,7 @@ def respond(start: mode.Start, eta: np.ndarray, blocks: Blocks, converged: bool,
 
 def improved(rng_key, target: Density, start: mode.Start, clock: Clock) -> mode.Start:
     """The start moved to mean-field's mean, in coordinates of the linear-response covariance; as it was where the ELBO has no maximum."""
-    base = base_draws(rng_key, 32, target.dim)
+    base = base_draws(rng_key, NUM_DRAWS, target.dim)
     try:
         optimum, _ = maximise(target, start, base, np.zeros(2 * target.dim), clock)
     except InputError:
@@ -128,11 +131,17 @@ def _respond(blocks: Blocks) -> tuple[np.ndarray | None, float]:
 def _dense(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarray, eta: np.ndarray, clock: Clock):
     """Newton's method by the program that found the mode, which is compiled already."""
     dim = target.dim
-    kept: dict[str, Blocks] = {}
+    kept: dict[bytes, tuple] = {}  # point -> what was computed there, which is asked for again at the lowest loss and at the latest point
 
     def at(etas, lanes=None):
-        with np.errstate(over="ignore", invalid="ignore"):  # a trial step too far is seen by its value
-            return blocks_at(etas)
+        point = etas.tobytes()
+        if point not in kept:
+            lowest = sorted(kept, key=lambda p: np.nan_to_num(kept[p][0][0], nan=np.inf))[:1]
+            for other in kept.keys() - lowest:
+                del kept[other]
+            with np.errstate(over="ignore", invalid="ignore"):  # a trial step too far is seen by its value
+                kept[point] = blocks_at(etas)
+        return kept[point][:3]
 
     def blocks_at(etas):
         loc, spread = etas[0, :dim], np.exp(etas[0, dim:]) * base
@@ -142,13 +151,12 @@ def _dense(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarra
         a = hessian.mean(0)
         b = np.einsum("kij,kj->ij", hessian, spread) / len(base)
         c = np.einsum("ki,kij,kj->ij", spread, hessian, spread, optimize=True) / len(base) + np.diag((gradient * spread).mean(0))
-        kept["last"] = Blocks(a, b, c, by_draw)
         loss = value.mean() - etas[0, dim:].sum()
-        return np.array([loss]), by_draw.mean(0)[None], np.block([[a, b], [b.T, c]])[None]
+        return np.array([loss]), by_draw.mean(0)[None], np.block([[a, b], [b.T, c]])[None], Blocks(a, b, c, by_draw)
 
-    found = newton.minimise(at, _inside(lambda eta: at(eta[None])[0][0], eta)[None])
+    found = newton.minimise(at, _inside(lambda eta: at(eta[None])[0][0], eta)[None], lambda: clock.over)
     at(found.x)
-    return found.x[0], kept["last"], bool(found.converged[0]), np.array([value[0] for _, _, value in found.path])
+    return found.x[0], kept[found.x.tobytes()][3], bool(found.converged[0]), np.array([value[0] for _, _, value in found.path])
 
 
 def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.ndarray, eta: np.ndarray, clock: Clock):
@@ -189,6 +197,12 @@ def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.
         return (float(value) if np.isfinite(value) else 1e300), np.nan_to_num(np.asarray(gradient))
 
     losses: list[float] = []
+
+    def seen(intermediate_result):
+        losses.append(float(intermediate_result.fun))
+        if clock.over:
+            raise StopIteration
+
     eta = _inside(lambda eta: value_and_gradient(jnp.asarray(eta), *frame)[0], eta)
     found = optimize.minimize(
         fun,
@@ -196,13 +210,16 @@ def _matrix_free(target: Density, start: mode.Start, base: np.ndarray, unit: np.
         jac=True,
         hessp=lambda eta, v: np.asarray(hessian_product(jnp.asarray(eta), jnp.asarray(v), *frame)),
         method="trust-ncg",
-        callback=lambda eta: losses.append(fun(eta)[0]),
+        callback=seen,
         options={"maxiter": MAX_STEPS, "gtol": 1e-4, "initial_trust_radius": np.sqrt(dim), "max_trust_radius": 1e3 * np.sqrt(dim)},
     )
+    values = np.array([*losses, found.fun])
+    if clock.over:  # its Hessian would take longer than the search
+        return found.x, None, bool(found.success), values
     program = target.compiled(clock, "fixed-draw hessian", blocks, jnp.asarray(eta), *frame)
     sums, by_draw = program(jnp.asarray(found.x), *frame)
     a, b, c = (np.asarray(s) for s in sums)
-    return found.x, Blocks(a, b, c, np.asarray(by_draw)), bool(found.success), np.array([*losses, found.fun])
+    return found.x, Blocks(a, b, c, np.asarray(by_draw)), bool(found.success), values
 
 
 def _inside(loss: Callable, eta: np.ndarray) -> np.ndarray:

@@ -150,7 +150,7 @@ def _affordable(target: Density) -> int:
 def _newton(target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:
     """Ends of all starts, and points along the way, most of them of the best."""
     at = derivatives(target, clock)
-    found = newton.minimise(lambda points, lanes: at(points), starts)
+    found = newton.minimise(lambda points, lanes: at(points), starts, lambda: clock.over)
     _check_some(target, starts, found.usable)
     ends = [s for s in np.argsort(found.value) if found.usable[s]][: NUM_CANDIDATES // 4]
     places = [(len(found.path) - 1, s) for s in ends]
@@ -205,15 +205,16 @@ def _lbfgs(rng: np.random.Generator, target: Density, starts: np.ndarray, clock:
                 return 1e300, np.zeros_like(u)
             return value, gradient * unit
 
-        found = optimize.minimize(
-            scaled,
-            np.zeros_like(x),
-            jac=True,
-            method="L-BFGS-B",
-            callback=lambda u, origin=origin, unit=unit: path.append(origin + unit * u),
-            options={"maxiter": 500, "maxcor": 20},
-        )
+        def seen(u, origin=origin, unit=unit):
+            path.append(origin + unit * u)
+            if clock.over:
+                raise StopIteration
+
+        options = {"maxiter": 500, "maxcor": 20}
+        found = optimize.minimize(scaled, np.zeros_like(x), jac=True, method="L-BFGS-B", callback=seen, options=options)
         x, at_mode = origin + unit * found.x, bool(found.success)
+        if clock.over:
+            break
     kept = [path[i] for i in np.unique(np.linspace(0, len(path) - 1, NUM_CANDIDATES - 1).astype(int))] if path else []
     points = np.array([x, *kept])
     return _Candidates(points, np.array([1 / sds(p) ** 2 for p in points]), np.array([at_mode] + [False] * len(kept)), at_any)

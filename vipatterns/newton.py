@@ -34,12 +34,13 @@ class Minima:
     """(x, hessian, value) of all lanes after each step."""
 
 
-def minimise(at: Callable, starts: np.ndarray) -> Minima:
+def minimise(at: Callable, starts: np.ndarray, over: Callable[[], bool] = lambda: False) -> Minima:
     """Newton's method in a trust region, all starts in lockstep; those that are done are evaluated no more.
 
     Args:
         at: points (M, D), and which starts they belong to (M,) -> values (M,), gradients (M, D), Hessians (M, D, D).
         starts: (S, D).
+        over: asked before each step but the first evaluation; where it is true the search ends there, not converged.
     """
     num_starts, dim = starts.shape
     x = starts.copy()
@@ -60,7 +61,7 @@ def minimise(at: Callable, starts: np.ndarray) -> Minima:
         done = decrease < 1e-9 + 1e-13 * np.abs(value[going])
         converged[going[done]] = True
         going, scale, step, decrease, norm = (part[~done] for part in (going, scale, step, decrease, norm))
-        if not going.size:
+        if not going.size or over():
             break
         trial = x[going] + scale * step
         value2, gradient2, hessian2 = at(trial, going)

@@ -67,7 +67,7 @@ class Fit:
     certificate: Certificate
     """Judges `posterior`."""
     stopped_because: str
-    """Begins with converged, step budget, diverged, interrupted or sampled; then a sentence."""
+    """Begins with converged, step budget, time budget, diverged, interrupted or sampled; then a sentence."""
     num_steps: int
     """Optimiser steps taken (a restart), or warm-up plus sampling iterations (a chain)."""
     compile_seconds: float

@@ -5,6 +5,7 @@ The trace is made anew for every fit, so a global that the model reads, or a fun
 """
 
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,9 +21,14 @@ _kept: OrderedDict[tuple, dict] = OrderedDict()
 
 
 class Clock:
-    """Wall time, split into compiling and running."""
+    """Wall time, split into compiling and running, and whether a budget of it is used up.
 
-    def __init__(self):
+    Args:
+        max_seconds: the budget, which whoever searches looks at between two steps.
+    """
+
+    def __init__(self, max_seconds: float = math.inf):
+        self.max_seconds = max_seconds
         self.began = time.perf_counter()
         self.compile_seconds = 0.0
 
@@ -37,6 +43,11 @@ class Clock:
     def run_seconds(self) -> float:
         """Seconds since the clock was made that were not spent compiling."""
         return time.perf_counter() - self.began - self.compile_seconds
+
+    @property
+    def over(self) -> bool:
+        """The budget is used up."""
+        return self.compile_seconds + self.run_seconds > self.max_seconds
 
 
 def of(model: Callable, trace) -> dict:

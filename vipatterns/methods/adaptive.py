@@ -16,13 +16,11 @@ from scipy.special import gammaln
 
 from vipatterns import diagnosis, keys, linear_response, mode, modes, newton
 from vipatterns.certification import Account, certify
-from vipatterns.density import Clock, Density, precision, read
+from vipatterns.density import Clock, precision, read
 from vipatterns.errors import InputError
 from vipatterns.evaluation import Points
 from vipatterns.posterior import Fit
 
-NUM_DRAWS = 32
-"""Fixed draws of mean-field's ELBO, where nothing was found before."""
 FIRST, EACH = 8_000, 1_000
 """Draws of the q that it starts from, and of each component that is added; as many neighbours give a component its covariance."""
 NUM_PROBES, FEWEST_DIRECTIONS, MOST_DIRECTIONS, FEW_LATENTS = 128, 2, 4, 8
@@ -49,6 +47,8 @@ class IMIS:
     """Added to the Student-t that it starts from, at most."""
     num_samples: int = 1_000
     """Posterior draws a chain, four chains."""
+    max_seconds: float = math.inf
+    """Wall time, compiling included, at which no more components are added; the mixture that there is is judged by few draws."""
     dtype: str = "float64"
 
     def fit(
@@ -68,20 +68,23 @@ class IMIS:
         Args:
             around: a place and its coordinates to start from (`Fit.around`), instead of mean-field's and linear response's.
         """
-        clock = Clock()
+        clock = Clock(self.max_seconds)
         key_start, key_adapt = keys.split(rng_key)
         with precision(self.dtype):
             target = read(model, data, args=args, dtype=self.dtype)
             if target.dim > mode.DENSE_DIM:
                 raise InputError(f"IMIS is for at most {mode.DENSE_DIM} latents, the model has {target.dim}; use vip.NUTS().")
-            start = _start(key_start, target, clock) if around is None else around
-            proposal, said = self._adapted(keys.generator(key_adapt), start, Points(target, clock))
+            start = around
+            if start is None:
+                key_mode, key_base = keys.split(key_start)
+                start = linear_response.improved(key_base, target, mode.find(key_mode, target, clock), clock)
+            proposal, said = self._adapted(keys.generator(key_adapt), start, Points(target, clock), clock)
             account = Account(said, len(proposal.weights) - 1, modes=modes.examine(target, start, clock))
             fit = certify(rng_key, self, target, proposal, account, clock, num_samples=self.num_samples, coords=coords, dims=dims)
         return replace(fit, around=start)
 
     @np.errstate(over="ignore", invalid="ignore")  # of draws along a flat direction; they are refused for it
-    def _adapted(self, rng: np.random.Generator, start: mode.Start, points: Points) -> tuple["Mixture", str]:
+    def _adapted(self, rng: np.random.Generator, start: mode.Start, points: Points, clock: Clock) -> tuple["Mixture", str]:
         """The mixture, and how it came about."""
         frame, num_directions = _frame(rng, start)
         dim = len(start.loc)
@@ -94,11 +97,12 @@ class IMIS:
             pooled = diagnosis.smooth(log_p, log_q)
             efficiency.append(pooled.ess / len(y))
             added = len(efficiency) - 1
-            if pooled.khat == math.inf:
+            if math.isnan(pooled.log_evidence):
                 return q, f"stopped after {added} components were added: log p - log q cannot be weighed at the draws of q"
             in_vain = added >= TRIED and efficiency[-1] < min(POOR, 2 * efficiency[0])
             even = pooled.khat == -math.inf
-            if added == self.num_components or in_vain or even:
+            over = clock.over and not even
+            if added == self.num_components or in_vain or even or over:
                 break
             q = q.joined(*_component(start, frame, num_directions, y, np.exp(pooled.log_weights)))
             new = q.drawn(rng, added + 1, EACH)
@@ -107,20 +111,11 @@ class IMIS:
             log_p, y, counts = np.concatenate([log_p, points.log_p(q.z(new))]), np.concatenate([y, new]), [*counts, EACH]
             q = replace(q, weights=np.array(counts) / sum(counts))
         share = f"the effective share of {len(y):,} draws went from {efficiency[0]:.1%} to {efficiency[-1]:.1%}"
-        why = "converged, the weights are even" if even else "no gain" if in_vain else "step budget"
-        where = "" if start.at_mode else "; the search from which it started met no mode, which may lie at infinity"
-        return q, f"{why}: {added} components were added along {num_directions} of {dim} directions, {share}{where}"
-
-
-def _start(rng_key, target: Density, clock: Clock) -> mode.Start:
-    """Mean-field's mean and linear response's covariance, from fixed draws."""
-    key_mode, key_base = keys.split(rng_key)
-    start = mode.find(key_mode, target, clock)
-    base = linear_response.base_draws(key_base, NUM_DRAWS, target.dim)
-    optimum, eta = linear_response.maximise(target, start, base, np.zeros(2 * target.dim), clock)
-    if not np.isfinite(eta).all():
-        return start
-    return linear_response.moved(start, optimum.loc, np.diag(optimum.scale) if optimum.factor is None else optimum.factor)
+        why = "converged, the weights are even:" if even else "no gain:" if in_vain else "step budget:"
+        if over and not in_vain and added < self.num_components:
+            why = f"time budget: {clock.max_seconds:.0f} s were over;"
+        where = "" if start.at_mode or over else "; the search from which it started met no mode, which may lie at infinity"
+        return q, f"{why} {added} components were added along {num_directions} of {dim} directions, {share}{where}"
 
 
 def _frame(rng: np.random.Generator, start: mode.Start) -> tuple[np.ndarray, int]:

@@ -38,6 +38,8 @@ class DADVI:
     """They are doubled up to so many, until the error that they leave in q's means is small against the posterior sds."""
     num_samples: int = 1_000
     """Posterior draws a chain, four chains."""
+    max_seconds: float = math.inf
+    """Wall time, compiling included, at which the search ends after the step that it is in; where it came to is judged by few draws."""
     dtype: str = "float64"
 
     def fit(
@@ -52,7 +54,7 @@ class DADVI:
         progress: bool | None = None,
     ) -> Fit:
         """Fits q to the posterior of `model` given `data`; see `vip.fit` for the arguments."""
-        clock = Clock()
+        clock = Clock(self.max_seconds)
         with precision(self.dtype):
             target = read(model, data, args=args, dtype=self.dtype)
             self._refuse(target)
@@ -62,7 +64,7 @@ class DADVI:
         """Fits to many data sets of one shape, whose optima are found together by two compiled programs.
 
         Each fit is judged as one alone would be, but for the search for further modes, which has four starts for each. Data sets where
-        these met no mode, or whose optimum needs more draws, are fitted one by one.
+        these met no mode, or whose optimum needs more draws, are fitted one by one. `max_seconds` is that of each, not of all.
 
         Args:
             rng_key: a JAX key.
@@ -89,8 +91,8 @@ class DADVI:
                 found = many.optima(keys.generator(key_starts), targets, like, base, clock)
         for i, target in enumerate(targets):
             with precision(self.dtype):
-                good = found[i] is not None and found[i][1].error < MAX_ERROR
-                fit = self._fitted(keys.fold_in(key_fits, i), target, Clock(), *(found[i] if good else ()))
+                good = found[i] is not None and found[i][1].converged and found[i][1].error < MAX_ERROR
+                fit = self._fitted(keys.fold_in(key_fits, i), target, Clock(self.max_seconds), *(found[i] if good else ()))
             yield fit
 
     def _fitted(
@@ -110,10 +112,9 @@ class DADVI:
         if start is None or optimum is None:
             start = mode.find(key_mode, target, clock)
             optimum, num_draws = self._climb(key_base, target, start, clock)
+        over = clock.max_seconds if clock.over else None
         found = modes.examine(target, start, clock)
-        account = Account(
-            _account(optimum, start, num_draws), len(optimum.losses) - 1, optimum.losses[None], caveat=_caveat(optimum), modes=found
-        )
+        account = _account(optimum, start, num_draws, found, over)
         factor = np.diag(optimum.scale) if optimum.factor is None else optimum.factor
         proposal = Student(optimum.loc, factor)
         fit = certify(rng_key, self, target, proposal, account, clock, num_samples=self.num_samples, coords=coords, dims=dims)
@@ -126,7 +127,7 @@ class DADVI:
         while True:
             base = linear_response.base_draws(keys.fold_in(key_base, num_draws), num_draws, target.dim)
             optimum, eta = linear_response.maximise(target, start, base, eta, clock)
-            if optimum.error < MAX_ERROR or 2 * num_draws > self.max_draws or not np.isfinite(eta).all():
+            if optimum.error < MAX_ERROR or 2 * num_draws > self.max_draws or not np.isfinite(eta).all() or clock.over:
                 return optimum, num_draws
             num_draws *= 2
 
@@ -137,20 +138,30 @@ class DADVI:
             raise InputError(f"DADVI needs num_draws to be a power of 2, 4 or more, got {self.num_draws}.")
 
 
-def _account(optimum: linear_response.Optimum, start: mode.Start, num_draws: int) -> str:
-    """Why it stopped, in a sentence."""
-    where = "" if start.at_mode else "; the search from which it started met no mode, which may lie at infinity"
+def _account(optimum: linear_response.Optimum, start: mode.Start, num_draws: int, found: modes.Modes, over: float | None) -> Account:
+    """Why it stopped, and what the weights of q's draws cannot say.
+
+    Weights judge any q, also one that is no maximum: a search that ended before it, its steps or `over` seconds being used up, is told in
+    the verdict. An ELBO that still rises and is not curved like a maximum is that of an improper posterior or of a mode at infinity, where
+    the weights of finitely many draws may look well: refused.
+    """
+    steps = len(optimum.losses) - 1
+    where = "" if start.at_mode or over is not None else "; the search from which it started met no mode, which may lie at infinity"
+    left = f"{num_draws} fixed draws, which leave an error of {optimum.error:.3f} sd in q's means{where}"
+    stopped, said, refused = f"converged: {left}", "", ""
     if not optimum.converged:
-        return f"step budget: the ELBO of {num_draws} fixed draws still rises, its maximum may lie at infinity{where}"
-    return f"converged: {num_draws} fixed draws, which leave an error of {optimum.error:.3f} sd in q's means{where}"
-
-
-def _caveat(optimum: linear_response.Optimum) -> str:
-    if optimum.factor is not None:
-        return ""
-    return (
-        "the ELBO is not curved like a maximum where the search ended, so q has mean-field's sds; modes that no start met are not covered"
-    )
+        stopped = f"step budget: the ELBO of {num_draws} fixed draws still rises, its maximum may lie at infinity{where}"
+        said = f"the search for q ended after {steps} steps, before its maximum, so that the weights alone vouch for it"
+        if over is not None:
+            stopped = f"time budget: {over:.0f} s were over after {steps} steps of the search for q"
+        elif optimum.factor is None:
+            refused = f"the ELBO still rose after {steps} steps and is not curved like a maximum there, so the posterior may be improper"
+    elif over is not None and optimum.error >= MAX_ERROR:
+        stopped = f"time budget: {over:.0f} s were over with {left}"
+    elif optimum.factor is None:
+        said = "the ELBO is not curved like a maximum where the search ended, so q has mean-field's sds"
+    caveat = f"{said}; modes that no start met are not covered" if said else ""
+    return Account(stopped, steps, optimum.losses[None], caveat=caveat, refused=refused, modes=found)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # where the density rises for ever

@@ -31,12 +31,13 @@ class Ladder:
     """Tries its rungs in order of expected cost and returns the first fit whose certificate is ok.
 
     IMIS and NUTS start where the rung before them ended, in coordinates of that rung's covariance, NUTS with a short warm-up. If no rung
-    is certified, the last one's fit is returned with `certificate.ok` False and a sentence. Every rung's outcome is on the Fit.
+    is certified, the last one's fit is returned with `certificate.ok` False and a sentence, or the one before it where time cut the last
+    one short and its weights are worse. Every rung's outcome is on the Fit.
     """
 
     rungs: tuple[Any, ...] = (DADVI(), IMIS(), NUTS())
     max_seconds: float = math.inf
-    """Wall time: no rung begins after it, and NUTS stops at it, keeping its draws."""
+    """Wall time: no rung begins after it; DADVI and IMIS end their search at it and are judged by few draws, NUTS keeps its draws."""
 
     def fit(
         self,
@@ -58,8 +59,8 @@ class Ladder:
         options = {"args": args, "coords": coords, "dims": dims, "progress": progress}
         for key, method in zip(keys.split(rng_key, len(self.rungs)), self.rungs, strict=True):
             rung_began = time.perf_counter()
-            left = self.max_seconds - (rung_began - began)
-            if fit is not None and left <= 0:
+            left = max(self.max_seconds - (rung_began - began), 0)
+            if fit is not None and left == 0:
                 climbed.append(Rung(type(method).__name__, False, f"Not tried: {self.max_seconds:.0f} s were over.", 0.0))
                 continue
             try:
@@ -74,9 +75,9 @@ class Ladder:
                     raise
                 climbed.append(Rung(type(method).__name__, False, str(error), time.perf_counter() - rung_began))
             else:
-                fit = tried
-                climbed.append(Rung(fit.name, fit.certificate.ok, fit.certificate.verdict, time.perf_counter() - rung_began))
-                compile_seconds, run_seconds = compile_seconds + fit.compile_seconds, run_seconds + fit.run_seconds
+                climbed.append(Rung(tried.name, tried.certificate.ok, tried.certificate.verdict, time.perf_counter() - rung_began))
+                compile_seconds, run_seconds = compile_seconds + tried.compile_seconds, run_seconds + tried.run_seconds
+                fit = tried if fit is None else _better(fit, tried)
                 if fit.certificate.ok or fit.stopped_because.startswith("interrupted"):
                     break
         assert fit is not None, "the last rung's error is raised where no rung came to a fit"
@@ -87,11 +88,12 @@ class Ladder:
 
     def climb(self, method: Any, rng_key, model, data, before: Fit | None, left: float, options: dict) -> Fit:
         """One rung, from where the one before it ended."""
+        if hasattr(method, "max_seconds"):
+            method = replace(method, max_seconds=min(left, method.max_seconds))
         if isinstance(method, IMIS) and before is not None and before.around is not None:
             return method.fit(rng_key, model, data, **options, around=before.around)
         if not isinstance(method, NUTS):
             return method.fit(rng_key, model, data, **options)
-        method = replace(method, max_seconds=min(left, method.max_seconds))
         if before is None or before.around is None:
             return method.fit(rng_key, model, data, **options)
         method = replace(method, num_warmup=min(method.num_warmup, SHORT_WARMUP))
@@ -100,6 +102,12 @@ class Ladder:
         if expected > WORTH_SAYING:
             say(f"NUTS comes next and will take about {expected / 60:.0f} min.", options["progress"])
         return method.fit(rng_key, model, data, **options, around=before.around)
+
+
+def _better(before: Fit, tried: Fit) -> Fit:
+    """The later rung's, unless it was cut short and its weights are worse."""
+    cut = not tried.certificate.ok and tried.stopped_because.startswith("time budget")
+    return before if cut and before.certificate.khat < tried.certificate.khat else tried
 
 
 def _expected_seconds(method: NUTS, around: mode.Start) -> float:
