@@ -15,7 +15,9 @@ from vipatterns.relabelling import exchangeable
 
 MOST_MEAN_ERROR, MOST_SD_ERROR = 0.15, 0.15
 """What a verdict must not call safe: a mean off by more reference sds, an sd off by a larger share."""
-NAMES = [pattern.name for pattern in catalogue.patterns()]
+TRAINED = [p.name for p in catalogue.patterns() if "\ndef training(" in catalogue.find(p.name).read_text(encoding="utf-8")]
+"""Patterns whose models have parameters of their own: trained, not fitted."""
+NAMES = [pattern.name for pattern in catalogue.patterns() if pattern.name not in TRAINED]
 SAFE = re.compile(r"(?:The reference, s|S)afe for ([a-z, ]+?)(?: only)?(?=:| by its own check)")
 
 
@@ -86,3 +88,12 @@ def test_compare_calls_nothing_safe_that_is_off(name, compare):
         if fit.certificate.ok:  # its own check, which knew no reference
             assert mean_error < MOST_MEAN_ERROR, f"{mean_error:.3f} sd: {fit.certificate.verdict}"
             assert sd_error < MOST_SD_ERROR, f"{sd_error:.0%}: {fit.certificate.verdict}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_compare_refuses_a_model_that_is_trained(name):
+    result = CliRunner().invoke(app, ["compare", name])
+    assert result.exit_code == 2, result.output
+    assert "numpyro.param" in result.stderr
+    assert "Traceback" not in result.output

@@ -9,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 from scipy.stats import multivariate_normal
 
-from vipatterns.amortized.training import Trained
+from vipatterns.amortized.trained import Trained
 from vipatterns.amortized.weights import Pair
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from vipatterns.amortized.latents import Latents
 from vipatterns.amortized.likelihood import LogLikelihood, estimated, observed_size
 from vipatterns.amortized.rows import blocks, number_of, pairs_at_once, rows_of
-from vipatterns.amortized.training import Trained
+from vipatterns.amortized.trained import Trained
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
 from vipatterns.errors import InputError

@@ -19,7 +19,7 @@ from numpyro import handlers
 from vipatterns import keys
 from vipatterns.amortized.latents import gaussian, univariate
 from vipatterns.amortized.rows import blocks, number_of, pairs_at_once, rows_of
-from vipatterns.amortized.training import Trained
+from vipatterns.amortized.trained import Trained
 from vipatterns.amortized.weights import latent, log_density
 from vipatterns.density import labels, precision
 from vipatterns.draws import as_count, as_key

@@ -18,7 +18,7 @@ from vipatterns.amortized.latents import Latents, encoded, family
 from vipatterns.amortized.likelihood import FEWEST_FOR_KHAT, LogLikelihood, estimated
 from vipatterns.amortized.refinement import Gaussian, improved
 from vipatterns.amortized.rows import blocks, number_of, pairs_at_once, rows_of
-from vipatterns.amortized.training import Trained
+from vipatterns.amortized.trained import Trained
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
 from vipatterns.errors import InputError

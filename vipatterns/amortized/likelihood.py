@@ -15,7 +15,7 @@ import pandas as pd
 
 from vipatterns import diagnosis
 from vipatterns.amortized.rows import blocks, number_of, pairs_at_once, rows_of
-from vipatterns.amortized.training import Trained
+from vipatterns.amortized.trained import Trained
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
 from vipatterns.progress import reporting

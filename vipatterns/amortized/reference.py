@@ -12,7 +12,7 @@ from numpyro import handlers
 from vipatterns import keys
 from vipatterns.amortized.latents import Latents
 from vipatterns.amortized.rows import number_of, rows_of
-from vipatterns.amortized.training import Trained
+from vipatterns.amortized.trained import Trained
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
 

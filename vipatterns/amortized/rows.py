@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vipatterns.amortized.training import Trained
+from vipatterns.amortized.trained import Trained
 from vipatterns.errors import InputError
 
 MAX_ELEMENTS = 4_000_000

@@ -31,4 +31,7 @@ And, where they exist:
     formula in its docstring, each broadcasting to the shape of the site; the sd of a point is 0. A fit is then held to
     this, and not to exact_posterior; where a pattern has both, the difference between them is the lesson. A site may be
     left out where no formula is known.
+`training() -> dict`
+    Of a pattern whose model has parameters of its own, such as a network's: the settings of `vip.train` (batch_size, num_epochs,
+    patience, optimizer, objective, schedules) that `vipatterns fit` trains it with. Its latents stand in the plate of the rows.
 """

@@ -71,7 +71,7 @@ def guide(bend=0.01):
     bias = numpyro.param("bias", jnp.zeros((LAYERS, 2)))
     centre, log_scale = numpyro.param("centre", jnp.zeros(2)), numpyro.param("log_scale", jnp.full(2, math.log(5.0)))
     z = numpyro.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1), infer={"is_auxiliary": True})
-    x, log_det = [z[0], z[1]], log_scale.sum()
+    x, log_det = [z[0], z[1]], jnp.sum(log_scale)
     for k in range(LAYERS):
         i, j = k % 2, 1 - k % 2
         s, t = weight[k] @ jnp.append(jnp.tanh(slope[k] * x[i] + offset[k]), x[i]) + bias[k]
