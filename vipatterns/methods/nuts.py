@@ -19,7 +19,7 @@ from vipatterns import density, mode, modes
 from vipatterns.draws import scalars_of, tree
 from vipatterns.errors import InputError
 from vipatterns.evaluation import Points
-from vipatterns.posterior import Certificate, Fit
+from vipatterns.posterior import Certificate, Fit, described
 from vipatterns.progress import reporting
 
 CHUNK = 50
@@ -91,7 +91,12 @@ class NUTS:
             _, values = Points(target, clock)(z)
             certificate = _judge(values, kept["diverging"], found)
             stats = {"lp": -kept.pop("potential_energy"), **kept}
-            attrs = {"method": repr(self), "verdict": certificate.verdict, "certified": int(certificate.ok), "stopped_because": stopped}
+            attrs = {
+                "method": described(self),
+                "verdict": certificate.verdict,
+                "certified": int(certificate.ok),
+                "stopped_because": stopped,
+            }
             attrs["exchangeable"] = json.dumps(found.labels)
             idata = tree(target, {"posterior": values, "sample_stats": stats}, rng_key=rng_key, coords=coords, dims=dims, attrs=attrs)
         return Fit(
