@@ -18,7 +18,7 @@ from known_q import fit_of
 
 import vipatterns as vip
 from vipatterns import archive
-from vipatterns.posterior import Rung
+from vipatterns.posterior import Rung, described
 
 
 def model(x, groups, link="identity", y=None, switch=True):
@@ -69,7 +69,7 @@ def test_what_is_saved_comes_back(fit, saved):
     assert back.rungs == fit.rungs
     assert isinstance(back.method, vip.MeanField)
     assert back.method.num_steps == 77
-    assert repr(back.method) == repr(METHOD)
+    assert repr(back.method) == described(METHOD)
     assert back.name == "MeanField"
     assert repr(back).splitlines()[1:] == repr(fit).splitlines()[1:]
 
@@ -252,7 +252,7 @@ def test_a_record_that_does_not_fit_is_refused(saved, tmp_path, change):
 def test_a_method_of_another_version_is_a_name_and_a_text(saved, tmp_path, change):
     back = vip.load(rewritten(saved, tmp_path / "odd.nc", lambda record: change(record["method"])))
     assert back.name in ("MeanField", "Nobody")
-    assert repr(back.method) == repr(METHOD)
+    assert repr(back.method) == described(METHOD)
 
 
 def test_a_file_runs_no_code_of_its_choosing(saved, tmp_path):

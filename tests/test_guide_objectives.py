@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
-from numpyro.infer import RenyiELBO, TraceMeanField_ELBO
+from numpyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 import vipatterns as vip
 from vipatterns.objectives import DoublyReparameterized, ForwardKL, ScoreFunction, StickingTheLanding
 from vipatterns.patterns import correlated_gaussian, gaussian_mean
+from vipatterns.posterior import described
 
 RHO = 0.6
 ELBOS = [StickingTheLanding(8), ScoreFunction(8), TraceMeanField_ELBO(8)]
@@ -88,3 +90,31 @@ def test_a_bound_on_minibatches_of_a_global_latent():
 
     with pytest.raises(vip.InputError, match=r"Plate 'row' is subsampled and does not hold every site"):
         vip.fit(jax.random.key(0), model, {"y": np.ones(50)}, method=vip.Guide(guide, objective=DoublyReparameterized(4)))
+
+
+def test_a_fit_names_its_guide_objective_and_optimizer_without_addresses(rng_key, tmp_path):
+    """Two runs of one program say the same, and the settings can be read."""
+
+    def fit():
+        method = vip.Guide(
+            correlated_gaussian.guide, objective=ScoreFunction(4, rao_blackwellize=False), optimizer=optax.scale_by_adam(), num_steps=100
+        )
+        return vip.fit(rng_key, correlated_gaussian.model, {"rho": RHO}, method=method)
+
+    first, second = fit(), fit()
+    said = first.idata.attrs["method"]
+    assert " 0x" not in said
+    assert said == second.idata.attrs["method"]
+    assert said.startswith(f"Guide(guide={correlated_gaussian.__name__}.guide, objective=ScoreFunction(num_particles=4, ")
+    assert "rao_blackwellize=False" in said
+    assert "optimizer=GradientTransformation(init=optax" in said
+    for text in (repr(first), first._repr_html_(), repr(vip.load(first.save(tmp_path / "fit.nc"))), str(first.sample(rng_key, 10).attrs)):
+        assert "ScoreFunction(num_particles=4" in text
+        assert " 0x" not in text
+
+
+def test_what_has_a_text_of_its_own_keeps_it():
+    for value in (3, "a", None, vip.NUTS(), vip.Ladder(), (1, [vip.DADVI()])):
+        assert described(value) == repr(value)
+    assert described((Trace_ELBO(2), [Trace_ELBO])) == f"({described(Trace_ELBO(2))}, [{Trace_ELBO!r}])"
+    assert described(object()) == "<object object>"

@@ -142,7 +142,7 @@ def test_newton_is_equivariant_start_by_start(rng_key, monkeypatch):
         scale, offset = np.array([unit, unit, unit, 1.0]), np.array([0, 0, 0, math.log(unit)])
         starts = scale * np.asarray(jax.random.normal(rng_key, (4, 4))) + offset
         seen = []
-        monkeypatch.setattr(newton, "minimise", lambda at, x, seen=seen: seen.append(minimise(at, x)) or seen[0])
+        monkeypatch.setattr(newton, "minimise", lambda *args, seen=seen: seen.append(minimise(*args)) or seen[0])
         mode._newton(target, starts, density.Clock())
         assert seen[0].converged.all()
         paths.append([(x - offset) / scale for x, _, _ in seen[0].path])

@@ -122,6 +122,26 @@ def test_any_number_of_draws(warmup, samples, chains, rng_key):
     assert f"{samples} draws a chain after {warmup} of warm-up" in fit.stopped_because
 
 
+def judged(series):
+    return nuts._judge({"z": series}, np.zeros(series.shape, bool), nuts.modes.Modes())
+
+
+def test_the_error_of_an_sd_is_judged_as_that_of_a_mean_is(rng_key):
+    """Independent draws whose squares scatter: the sd of a Gaussian is known to sqrt(1 / 2S) of itself, that of a heavy tail less well."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
+    gaussian, heavy = rng.normal(size=(4, 1_000)), rng.standard_normal((4, 1_000)) * np.exp(1.2 * rng.standard_normal((4, 1_000)))
+    certificate = judged(gaussian)
+    assert certificate.ok
+    assert certificate.mcse == pytest.approx(1 / np.sqrt(4_000), rel=0.2)
+    certificate = judged(heavy)
+    assert certificate.rhat <= nuts.MAX_RHAT
+    assert certificate.ess > nuts.MIN_ESS
+    (error,) = array_stats.mcse(heavy[None], method="sd") / heavy.std()
+    assert certificate.mcse == pytest.approx(error)
+    assert not certificate.ok
+    assert f"the Monte Carlo error of z's sd is {error:.2f} posterior sds, needs < 0.05" in certificate.verdict
+
+
 def test_one_chain_is_right_here_and_not_certified(rng_key, z_bound):
     fit = vip.fit(rng_key, gaussian_mean.model, gaussian_mean.data(), method=vip.NUTS(num_chains=1, num_samples=2_000))
     assert_moments(fit.posterior, {"mu": (1.8773796857484217, 0.09950371902099892)}, z_bound)

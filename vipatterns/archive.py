@@ -22,7 +22,7 @@ from vipatterns import density, prediction
 from vipatterns.density import Density
 from vipatterns.draws import stored
 from vipatterns.errors import InputError
-from vipatterns.posterior import Certificate, Fit, Rung
+from vipatterns.posterior import Certificate, Fit, Rung, described
 
 FORMAT = 1
 """Of the file; a greater one was written by a later version."""
@@ -199,7 +199,7 @@ def _packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"dict": {k: _packed(v, arrays) for k, v in value.items()}}
     if type(value) in (list, tuple):
         return {type(value).__name__: [_packed(v, arrays) for v in value]}
-    return {"text": repr(value)}
+    return {"text": described(value)}
 
 
 def _unpacked(packed: Any, tree: xr.DataTree) -> Any:
@@ -219,7 +219,7 @@ def _method(method: Any) -> dict:
     """A method by the room it is from, its name and its settings."""
     settings = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)} if dataclasses.is_dataclass(method) else {}
     packed = {k: {"text": repr(v)} if isinstance(v, (np.ndarray, jax.Array)) else _packed(v, {}) for k, v in settings.items()}
-    return {"module": type(method).__module__, "name": type(method).__name__, "settings": packed, "text": repr(method)}
+    return {"module": type(method).__module__, "name": type(method).__name__, "settings": packed, "text": described(method)}
 
 
 def _made(record: dict) -> Any:

@@ -19,7 +19,7 @@ from vipatterns.density import Clock, Density, precision
 from vipatterns.draws import scalars_of, tree
 from vipatterns.evaluation import Points
 from vipatterns.modes import Modes
-from vipatterns.posterior import Certificate, Fit
+from vipatterns.posterior import Certificate, Fit, described
 
 BLOCK = 4_000
 """Draws of a traced q are made in blocks of this many, compiled once."""
@@ -171,7 +171,7 @@ def certify(
     }
     attrs = {
         "exchangeable": json.dumps(account.modes.labels),
-        "method": repr(method),
+        "method": described(method),
         "verdict": certificate.verdict,
         "certified": int(certificate.ok),
         "stopped_because": stopped,

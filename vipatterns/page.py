@@ -14,6 +14,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from vipatterns import plots
+from vipatterns.posterior import described
 from vipatterns.wording import SCALAR_HEADINGS, method_rows, reference_line, remarks, scalar_rows
 
 INK = "#010203"
@@ -89,7 +90,7 @@ def fragment(comparison: Any) -> str:
 
 def _verdict(comparison: Any, label: str) -> str:
     fit, judged = comparison.fits[label], comparison.verdicts[label]
-    small = "".join(f'<p class="muted">{escape(line)}</p>' for line in [*remarks(comparison, label), repr(fit.method)])
+    small = "".join(f'<p class="muted">{escape(line)}</p>' for line in [*remarks(comparison, label), described(fit.method)])
     return (
         f'<section class="verdict {judged.standing}"><h3>{escape(label)}<b>{judged.standing}</b></h3>'
         f"<p>{escape(judged.sentence)}</p>{small}</section>"

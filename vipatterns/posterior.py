@@ -2,7 +2,9 @@
 
 import dataclasses
 import html
+import inspect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,7 +229,7 @@ class Fit:
 
     def _stated(self, draws: xr.Dataset, rng_key, **says: Any) -> xr.Dataset:
         c = self.certificate
-        judged = {"method": repr(self.method), "verdict": c.verdict, "certified": int(c.ok)}
+        judged = {"method": described(self.method), "verdict": c.verdict, "certified": int(c.ok)}
         draws.attrs |= {**stated(rng_key, self.idata.attrs.get("dtype", "")), **judged, **says}
         return draws
 
@@ -238,12 +240,30 @@ class Fit:
         return replace(self, idata=tree)
 
 
+def described(value: Any) -> str:
+    """A method or a setting as text: its repr, but for an address in memory the function's name, or the class and its settings.
+
+    So what a fit says of its method is the same in the next run, and of use in it.
+    """
+    text = repr(value)
+    if " at 0x" not in text:
+        return text
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        inner = ", ".join(map(described, value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' * (len(value) == 1)})"
+    if function := getattr(value, "__qualname__", None):
+        return f"{getattr(value, '__module__', '')}.{function}"
+    names = getattr(value, "_fields", None) or list(inspect.signature(type(value)).parameters)
+    settings = [f"{name}={described(getattr(value, name))}" for name in names if hasattr(value, name)]
+    return f"{type(value).__name__}({', '.join(settings)})" if settings else re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
 def _settings(method: Any) -> str:
     """The method with what differs from its defaults."""
     if not dataclasses.is_dataclass(method):
-        return repr(method)
+        return described(method)
     changed = [f for f in dataclasses.fields(method) if repr(getattr(method, f.name)) != repr(f.default)]
-    return f"{type(method).__name__}({', '.join(f'{f.name}={getattr(method, f.name)!r}' for f in changed)})"
+    return f"{type(method).__name__}({', '.join(f'{f.name}={described(getattr(method, f.name))}' for f in changed)})"
 
 
 def _rows(fit: Fit) -> list[tuple[str, str]]:

@@ -47,7 +47,7 @@ class Clock:
     @property
     def over(self) -> bool:
         """The budget is used up."""
-        return self.compile_seconds + self.run_seconds > self.max_seconds
+        return self.max_seconds < math.inf and self.compile_seconds + self.run_seconds > self.max_seconds
 
 
 def of(model: Callable, trace) -> dict:

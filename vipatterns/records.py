@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vipatterns.agreement import scalar_labels
-from vipatterns.posterior import Fit
+from vipatterns.posterior import Fit, described
 
 if TYPE_CHECKING:
     from vipatterns.amortized.trained import Trained
@@ -35,7 +35,7 @@ def of_fit(fit: Fit) -> dict[str, Any]:
     """The method, the certificate, how it ended and what it found."""
     plain = ("stopped_because", "num_steps", "elbo", "elbo_mcse", "compile_seconds", "run_seconds")
     return {
-        "method": repr(fit.method),
+        "method": described(fit.method),
         **asdict(fit.certificate),
         **{name: getattr(fit, name) for name in plain},
         "rungs": [asdict(rung) for rung in fit.rungs],

@@ -15,11 +15,11 @@ import numpy as np
 from arviz_stats.base.array import array_stats
 from numpyro.infer.hmc import hmc
 
-from vipatterns import density, mode, modes
+from vipatterns import density, diagnosis, mode, modes
 from vipatterns.draws import scalars_of, tree
 from vipatterns.errors import InputError
 from vipatterns.evaluation import Points
-from vipatterns.posterior import Certificate, Fit
+from vipatterns.posterior import Certificate, Fit, described
 from vipatterns.progress import reporting
 
 CHUNK = 50
@@ -91,7 +91,12 @@ class NUTS:
             _, values = Points(target, clock)(z)
             certificate = _judge(values, kept["diverging"], found)
             stats = {"lp": -kept.pop("potential_energy"), **kept}
-            attrs = {"method": repr(self), "verdict": certificate.verdict, "certified": int(certificate.ok), "stopped_because": stopped}
+            attrs = {
+                "method": described(self),
+                "verdict": certificate.verdict,
+                "certified": int(certificate.ok),
+                "stopped_because": stopped,
+            }
             attrs["exchangeable"] = json.dumps(found.labels)
             idata = tree(target, {"posterior": values, "sample_stats": stats}, rng_key=rng_key, coords=coords, dims=dims, attrs=attrs)
         return Fit(
@@ -190,7 +195,10 @@ def _centres(start: mode.Start, found: modes.Modes, num_chains: int) -> np.ndarr
 
 
 def _judge(values: dict[str, np.ndarray], diverging: np.ndarray, found: modes.Modes) -> Certificate:
-    """R-hat, bulk and tail ess of every scalar, and divergences."""
+    """R-hat, bulk and tail ess, Monte Carlo errors of the mean and the sd of every scalar, and divergences.
+
+    Ranks say nothing of how far out a tail reaches: with all the ess that is needed, the sd of a heavy one may be poorly known.
+    """
     names, draws = scalars_of(values)
     if not np.isfinite(draws).all():
         return Certificate(False, "Not safe: some draws are NaN or infinite; bound the scales of the model away from zero.")
@@ -198,13 +206,19 @@ def _judge(values: dict[str, np.ndarray], diverging: np.ndarray, found: modes.Mo
     rhat = array_stats.rhat(series)
     ess = np.minimum(array_stats.ess(series, method="bulk"), array_stats.ess(series, method="tail", prob=(0.05, 0.95)))
     worst, fewest = int(np.argmax(rhat)), int(np.argmin(ess))
-    facts = {"rhat": float(rhat[worst]), "ess": float(ess[fewest]), "mcse": float(1 / np.sqrt(ess[fewest]))}
+    errors = np.stack([array_stats.mcse(series, method=of) for of in ("mean", "sd")]) / series.std((1, 2))
+    of, least_known = np.unravel_index(int(np.argmax(errors)), errors.shape)
+    error = float(errors[of, least_known])
+    facts = {"rhat": float(rhat[worst]), "ess": float(ess[fewest]), "mcse": max(float(1 / np.sqrt(ess[fewest])), error)}
     divergent = int(diverging.sum())
     problems = ["one chain has no other to disagree with (num_chains=4 has)"] if len(draws) == 1 else []
     if rhat[worst] > MAX_RHAT:
         problems.append(f"chains disagree on {names[worst]} (R-hat {rhat[worst]:.3f}, needs <= {MAX_RHAT})")
     if ess[fewest] < MIN_ESS:
         problems.append(f"{names[fewest]} has {ess[fewest]:.0f} effective draws, needs {MIN_ESS}")
+    if not error < diagnosis.MCSE_SHARE:  # nan is no pass
+        what = f"{names[least_known]}'s {('mean', 'sd')[of]}"
+        problems.append(f"the Monte Carlo error of {what} is {error:.2f} posterior sds, needs < {diagnosis.MCSE_SHARE}")
     if divergent > MAX_DIVERGENT * diverging.size:
         problems.append(f"{divergent} of {diverging.size} transitions diverged")
     if problems:
