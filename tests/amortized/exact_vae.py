@@ -1,4 +1,4 @@
-"""Amortised models whose every figure has a closed form: z ~ N(0, I), x | z ~ N(W z + b, s^2 I), with encoders that are right or known to be wrong."""
+"""Amortised models whose every figure has a closed form: z ~ N(0, I), x | z ~ N(W z + b, s^2 I), encoders right or known to be wrong."""
 
 import math
 from dataclasses import dataclass

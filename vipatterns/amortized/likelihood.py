@@ -98,7 +98,8 @@ class LogLikelihood:
             )
         if self.acceptance is not None:
             if (self.ess < min(self.num_samples / 2, 4)).any():
-                return f"For {int((self.ess < min(self.num_samples / 2, 4)).sum())} of {num} data few chains hold the weight: more temperatures."
+                few = int((self.ess < min(self.num_samples / 2, 4)).sum())
+                return f"For {few} of {num} data few chains hold the weight: more temperatures."
             return "Every datum has several chains that hold the weight."
         if self.num_samples < FEWEST_FOR_KHAT:
             return f"A bound of {self.num_samples} weights: log p itself is above it, by how much more weights show."
