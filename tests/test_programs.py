@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vipatterns as vip
-from vipatterns import programs
+from vipatterns import density, programs
 from vipatterns.patterns import linear_regression
 
 Y = np.array([1.2, -0.3, 0.8, 2.1, 0.4])
@@ -103,3 +103,26 @@ def test_constants_of_inner_functions_are_seen():
     inside = np.arange(3.0)
     trace = jax.make_jaxpr(lambda x: jax.lax.cond(x.sum() > 0, jax.jit(lambda x: x * inside), lambda x: -x, x))(np.ones(3))
     assert any(np.array_equal(c, inside) for c in map(programs._plain, programs.constants(trace)))
+
+
+def test_the_widest_array_is_that_which_an_evaluation_makes_and_not_the_data():
+    """A matrix product with 300 rows makes 300 numbers of z, a product element by element as many as the data have."""
+    x = np.ones((300, 7))
+
+    def product(x, y):
+        b = numpyro.sample("b", dist.Normal(0, 1).expand([7]).to_event(1))
+        numpyro.sample("y", dist.Normal(x @ b, 1), obs=y)
+
+    def elementwise(x, y):
+        b = numpyro.sample("b", dist.Normal(0, 1).expand([7]).to_event(1))
+        numpyro.sample("y", dist.Normal((x * b).sum(1), 1), obs=y)
+
+    def looped(x, y):
+        b = numpyro.sample("b", dist.Normal(0, 1).expand([7]).to_event(1))
+        total = jax.lax.scan(lambda sum, row: (sum + (row * b).sum(), None), 0.0, x)[0]
+        numpyro.sample("y", dist.Normal(total, 1), obs=y[0])
+
+    data = {"x": x, "y": np.zeros(300)}
+    with density.precision("float64"):
+        found = {model.__name__: density.read(model, data).widest for model in (product, elementwise, looped)}
+    assert found == {"product": 300, "elementwise": 2100, "looped": 7}

@@ -24,7 +24,7 @@ from vipatterns.refusal import refuse, what_the_model_raised
 from vipatterns.staleness import closes_over_arrays
 
 MAX_BATCH_ELEMENTS = 2e7
-"""Draws are evaluated in batches of at most this many (draw, data element) pairs, so that memory stays bounded."""
+"""Draws are evaluated in batches whose largest array has at most so many elements, so that memory stays bounded."""
 
 
 def precision(dtype: str):
@@ -92,6 +92,8 @@ class Density:
     dtype: str
     programs: dict = field(default_factory=dict, repr=False)
     """What `compiled` has made, for all readings of this model that compute the same on data of these shapes."""
+    widest: int = 1
+    """Elements of the largest array that one evaluation of log p and of the sites makes of z: what it takes of memory, roughly."""
     closes_over_arrays: bool = False
     """A jitted helper of the model has arrays of its own, whose traces the next precision must not meet (see staleness.py)."""
 
@@ -186,7 +188,7 @@ class Density:
 
     def batch_size(self, num_points: int) -> int:
         """How many of `num_points` evaluations go through the model at once."""
-        return int(np.clip(MAX_BATCH_ELEMENTS // max(self.num_data, self.dim), 1, num_points))
+        return int(np.clip(MAX_BATCH_ELEMENTS // max(self.widest, self.dim), 1, num_points))
 
     def over_points(self, function: Callable, num_points: int) -> Callable:
         """(point, arrays) -> value, mapped over the first axis of `points` in batches that fit in memory."""
@@ -291,7 +293,9 @@ def read(model: Callable, data: dict | None = None, *, args: tuple = (), dtype: 
         trace = jax.make_jaxpr(everything)(jax.ShapeDtypeStruct((target.dim,), dtype), arrays)
     except Exception as error:
         raise InputError(what_the_model_raised(model, error, rebuild(arrays))) from error
-    return replace(target, programs=programs.of(model, trace), closes_over_arrays=closes_over_arrays(trace))
+    return replace(
+        target, programs=programs.of(model, trace), widest=programs.widest(trace, 0), closes_over_arrays=closes_over_arrays(trace)
+    )
 
 
 def _unconstrained(model: Callable, rebuild: Callable, init: Callable, sites: dict | None = None, subsampled: set | None = None):

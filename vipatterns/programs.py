@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,6 +70,29 @@ def of(model: Callable, trace) -> dict:
     while len(_kept) > KEPT:
         _kept.popitem(last=False)
     return programs
+
+
+def widest(trace, argument: int) -> int:
+    """Elements of the largest array in a trace (a closed jaxpr) that is made of one of its arguments, by its place among them."""
+    return max([1, *(math.prod(var.aval.shape) for var in _made_of(trace.jaxpr, {trace.jaxpr.invars[argument]})[1])])
+
+
+def _made_of(jaxpr, known: set) -> tuple[set, list]:
+    """The variables of a jaxpr that depend on those that are known, and all such variables of it and of the functions in it."""
+    known, found = set(known), list(known)
+    for equation in jaxpr.eqns:
+        depends = [isinstance(var, jax.extend.core.Var) and var in known for var in equation.invars]
+        if not any(depends):
+            continue
+        known.update(equation.outvars)
+        found += equation.outvars
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            if hasattr(inner, "eqns"):
+                inner = getattr(inner, "jaxpr", inner)
+                # A loop's condition and the branches of a choice take fewer arguments than their equation: all of these may depend.
+                same = len(inner.invars) == len(depends)
+                found += _made_of(inner, {v for i, v in enumerate(inner.invars) if not same or depends[i]})[1]
+    return known, found
 
 
 def constants(trace) -> list:
