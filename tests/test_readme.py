@@ -54,7 +54,7 @@ def test_limits_are_the_code_s():
     assert numbers == pytest.approx([verdict.MEAN_LIMIT, 100 * verdict.SD_LIMIT, 100 * verdict.TAIL_LIMIT, verdict.EVIDENCE_LIMIT])
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if " compare " not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not re.search(" (compare|fit) ", c)])
 def test_commands_that_read_work(folder, command):
     assert run(folder, "-m", *shlex.split(command))
 
@@ -68,6 +68,13 @@ def test_commands_that_compute_work(folder, command):
     if "--out" in command:
         made = folder / command.split("--out ")[1]
         assert {path.name for path in made.iterdir()} == {"report.html", "table.csv", "MeanField.nc", "NUTS.nc"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in COMMANDS if " fit " in c])
+def test_commands_that_train_work(folder, command):
+    assert "nats a datum" in run(folder, "-m", *shlex.split(command))
+    assert (folder / command.split("--out ")[1] / "run.safetensors").exists()
 
 
 @pytest.mark.slow
