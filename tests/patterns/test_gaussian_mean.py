@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpyro.distributions import kl_divergence
 from scipy.integrate import quad
 from scipy.stats import norm
 
@@ -35,11 +36,15 @@ def test_fit_moves_with_the_data(rng_key):
     assert float(after["mu"].mean - before["mu"].mean) == pytest.approx(100 / 101, abs=0.002)
 
 
-def test_elbo_reaches_the_log_evidence_without_noise(rng_key):
+def test_elbo_is_the_log_evidence_less_kl(rng_key, z_bound):
+    """Of the q where the fit ended, in closed form; what is left of the noise shrinks with it."""
     d = pattern.data()
-    _, losses = pattern.fit(rng_key, **d)
-    assert float(-losses[-200:].mean()) == pytest.approx(pattern.log_evidence(**d), abs=1e-3)  # float32 rounds at 1e-5
-    assert float(losses[-200:].std()) < 0.01 * float(losses[:50].std())
+    q, losses = pattern.fit(rng_key, **d)
+    kl = float(kl_divergence(q["mu"], pattern.exact_posterior(**d)["mu"]))
+    last = np.asarray(losses[-200:], float)  # in which q hardly moves any more
+    rounding = 1e-4  # of a sum of a hundred terms in float32
+    assert abs(pattern.log_evidence(**d) + last.mean() - kl) < z_bound() * last.std(ddof=1) / np.sqrt(len(last)) + rounding
+    assert last.std() < 0.01 * float(losses[:50].std())
 
 
 def test_a_table_with_one_column_is_the_data():

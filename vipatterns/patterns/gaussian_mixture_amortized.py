@@ -108,7 +108,7 @@ def averaged(y, batch_size):
         numpyro.factor("y", jnp.sum(jnp.exp(log_q) * (joint(rows, mu) - log_q), axis=1))
 
 
-def fit(rng_key, y, num_observations=1, *, num_steps=6000):
+def fit(rng_key, y, num_observations=1, *, num_steps=3000):
     """Fit means and network by Adam, its rate decaying from 0.1 to 0.00001, on half of the rows at a time.
 
     Returns:
