@@ -69,7 +69,7 @@ def test_a_full_covariance_is_refined_as_one(rng_key, z_bound):
 
 
 def test_another_family_is_said_to_be_one(rng_key, z_bound):
-    """An exact Gamma posterior: a Gaussian on log z falls short of it, so the gap to the best one is negative, and both gaps sum to zero."""
+    """An exact Gamma posterior: a Gaussian on log z falls short of it, so the gap to the best one is negative, and the gaps sum to zero."""
     counts = np.arange(5)
     found = vip.amortized.gaps(rng_key, trained(count_model, count_guide(), {"x": counts}), num_samples=2_000)
     assert found.family == "other"

@@ -158,7 +158,8 @@ def test_the_figures_of_one_screen(found, x):
 
 
 def test_what_was_trained_is_measured(rng_key, z_bound):
-    """Parameters that vip.train learned, in float32, under a plate that subsamples: log p of the learned model by its closed form."""
+    """Parameters that vip.train learned, in float32, under a plate that subsamples: log p of the learned model by its closed form, and the
+    posterior of its first datum."""
 
     def model(x, num_rows=300):
         slope = numpyro.param("slope", jnp.array([1.0, 0.5]))
@@ -183,7 +184,13 @@ def test_what_was_trained_is_measured(rng_key, z_bound):
     exact = learned.log_p(done.held_out["x"])
     # float32 keeps seven digits of each log density, of which a weight sums a few.
     rounding = 1e-5 * np.abs(exact).max()
-    assert (np.abs(found.log_p - exact) < z_bound(len(exact)) * found.mcse + rounding).all()
+    assert (np.abs(found.log_p - exact) < z_bound(len(exact) + 2) * found.mcse + rounding).all()
+    row = {"x": done.held_out["x"][:1]}
+    beside = vip.amortized.reference(rng_key, done, row, method=vip.Laplace())
+    mean, cov = learned.posterior(row["x"])
+    assert abs(beside.reference_mean.item() - mean.item()) < z_bound(len(exact) + 2) * beside.mcse.item() * cov.item() ** 0.5
+    q_mean = (row["x"] @ np.asarray(done.params["weights"], float)).item()
+    assert abs(beside["mean"].item() - q_mean) < z_bound(len(exact) + 2) * beside.mcse.item() * cov.item() ** 0.5
 
 
 @pytest.mark.parametrize(

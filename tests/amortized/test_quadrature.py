@@ -68,7 +68,8 @@ def test_annealing_from_the_prior(x, exact, rng_key, false_alarm):
     )
     ratio = np.exp(found.log_p - exact)
     assert abs(ratio.mean() - 1) < t.isf(false_alarm / 2, NUM_ROWS - 1) * ratio.std(ddof=1) / math.sqrt(NUM_ROWS)
-    assert np.sqrt(((found.log_p - exact) ** 2).mean()) < 0.1
+    error = np.sqrt(((found.log_p - exact) ** 2).mean())
+    assert error < 3 * np.sqrt((found.mcse**2).mean()) < 0.6
 
 
 def test_the_best_q_of_a_datum(x, exact, rng_key, z_bound):
