@@ -104,13 +104,13 @@ def test_the_bounds_of_one_and_two_weights_by_quadrature(rng_key, z_bound):
     assert -3.41 < two < line.log_p(np.array([[2.0]]))
 
 
-@pytest.mark.parametrize(("scale", "refused"), [(0.3, True), (1.5, False)])
+@pytest.mark.parametrize(("scale", "refused"), [(0.2, True), (1.5, False)])
 def test_khat_tells_a_narrow_encoder(scale, refused, rng_key, z_bound):
     """Of one latent: k = 1 - scale^2 in the limit, on average over data above what so many weights allow; and no tail where q is wide."""
     line = Linear(np.ones((1, 1)), np.zeros(1), 1.0)
-    x = line.rows(np.random.default_rng(0), NUM_ROWS)
+    x = line.rows(np.random.default_rng(0), 100)
     found = vip.amortized.log_likelihood(rng_key, line.trained(x, factor=np.full(1, scale * math.sqrt(0.5))))
-    threshold, error = diagnosis.khat_threshold(found.num_samples), found.khat.std(ddof=1) / math.sqrt(NUM_ROWS)
+    threshold, error = diagnosis.khat_threshold(found.num_samples), found.khat.std(ddof=1) / math.sqrt(100)
     if refused:
         assert found.khat.mean() - z_bound() * error > threshold
         assert found.khat.mean() < 1 - scale**2 + z_bound() * error
