@@ -17,7 +17,7 @@ import vipatterns as vip
 from vipatterns import diagnosis
 from vipatterns.amortized import rows as rows_module
 
-NUM_ROWS = 40
+NUM_ROWS = 120
 
 
 @pytest.fixture(scope="module")
