@@ -1,4 +1,4 @@
-"""Amortised models whose every figure has a closed form: z ~ N(0, I), x | z ~ N(W z + b, s^2 I), encoders right or known to be wrong."""
+"""Amortised models with closed forms: z ~ N(0, I), x | z ~ N(W z + b, s^2 I), and encoders that are right or wrong by a known amount."""
 
 import math
 from dataclasses import dataclass
@@ -112,3 +112,20 @@ def correlated():
 def correlation(linear):
     cov = np.linalg.inv(linear.precision)
     return cov[0, 1] / math.sqrt(cov[0, 0] * cov[1, 1])
+
+
+def count_model(x):
+    """z ~ Exponential(1), x | z ~ Poisson(z): p(x) = 2^-(x + 1), and z | x ~ Gamma(x + 1, 2)."""
+    with numpyro.plate("row", len(x)):
+        z = numpyro.sample("z", dist.Exponential(1.0))
+        numpyro.sample("x", dist.Poisson(z), obs=x)
+
+
+def count_guide(rate=2.0):
+    """Gamma(x + 1, rate): the posterior where the rate is 2."""
+
+    def guide(x):
+        with numpyro.plate("row", len(x)):
+            numpyro.sample("z", dist.Gamma(x + 1.0, rate))
+
+    return guide

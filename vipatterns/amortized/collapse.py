@@ -58,13 +58,13 @@ class ActiveUnits:
         some = [str(name) for name in idle.index[:8]]
         named = ", ".join(some) + (f" and {len(idle) - 8} more" if len(idle) > 8 else "")
         said = f"{len(idle)} of {len(self.table)} units are not active ({named}): q's mean there is nearly the same for every datum"
-        if len(idle) == len(self.table) or self.kl < SILENT:
-            head = f"Posterior collapse: {said}, so the decoder learns nothing of x from z. Try"
-        elif (idle.kl > SILENT).any():
+        if (idle.kl > SILENT).any():
             return (
                 f"{said[0].upper()}{said[1:]}, and yet q is not the prior (KL up to {idle.kl.max():.3f} nats): the encoder pays there for "
                 "nothing; train on, or look whether it sees its input."
             )
+        if len(idle) == len(self.table):
+            head = f"Posterior collapse: {said}, so the decoder learns nothing of x from z. Try"
         else:
             head = f"Posterior collapse of a part: {said}. That is harmless where the data need no more units; if they do, try"
         return (

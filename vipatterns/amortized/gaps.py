@@ -68,13 +68,14 @@ class Gaps:
     def sentence(self) -> str:
         """What the gaps are of, which of them is the larger, and what to try."""
         said = []
+        first, second = self.mean("amortisation_gap")[0], self.mean("approximation_gap")[0]
         if self.family == "other":
             said.append(
                 "q is no Gaussian whose parameters the encoder gives outright, so what was refined is a diagonal Gaussian from q's own "
-                "moments: the amortisation gap is to the best of those, and is negative where q's family is the richer"
+                "moments: the amortisation gap is to the best of those, and is negative where q's family is the richer; encoder and family "
+                f"together lose {first + second:.3f} nats a datum"
             )
-        first, second = self.mean("amortisation_gap")[0], self.mean("approximation_gap")[0]
-        if max(first, second) > max(2 * self.mean_mcse("amortisation_gap"), 2 * self.mean_mcse("approximation_gap"), 0.01):
+        elif max(first, second) > max(2 * self.mean_mcse("amortisation_gap"), 2 * self.mean_mcse("approximation_gap"), 0.01):
             said.append(
                 "the encoder loses more than its family: a larger encoder, more training of it alone, or a few steps of refinement a datum"
                 if first > second
@@ -90,7 +91,7 @@ class Gaps:
                 f"{worst} of {len(self.table)} data have a k-hat that makes log p too low, and the approximation gap with it: pass "
                 "log_likelihood=vip.amortized.annealed_log_likelihood(...)"
             )
-        return "; ".join(said).capitalize() + "."
+        return "; ".join(part[0].upper() + part[1:] if i == 0 else part for i, part in enumerate(said)) + "."
 
     def __repr__(self) -> str:
         labels = {

@@ -93,14 +93,12 @@ class LogLikelihood:
         """Whether the figures are to be believed, and what to do where they are not."""
         num = len(self.log_p)
         if np.isnan(self.log_p).any():
-            return (
-                f"{int(np.isnan(self.log_p).sum())} of {num} data have weights that are NaN or infinite: look at the model's scales there."
-            )
+            return f"{int(np.isnan(self.log_p).sum())} of {num} data have weights that are NaN or infinite: are its scales bounded there?"
         if self.acceptance is not None:
-            if (self.ess < min(self.num_samples / 2, 4)).any():
-                few = int((self.ess < min(self.num_samples / 2, 4)).sum())
-                return f"For {few} of {num} data few chains hold the weight: more temperatures."
-            return "Every datum has several chains that hold the weight."
+            few = int((self.ess < self.num_samples / FEWEST_SHARE).sum())
+            if few:
+                return f"For {few} of {num} data a few chains hold most of the weight: give more temperatures."
+            return "No datum rests on a few chains."
         if self.num_samples < FEWEST_FOR_KHAT:
             return f"A bound of {self.num_samples} weights: log p itself is above it, by how much more weights show."
         if self.unreliable:

@@ -26,9 +26,25 @@ def with_networks(trained: Trained) -> Callable:
 
     def model(**rows):
         with handlers.block(hide_fn=lambda site: site["type"] == "param"), handlers.substitute(data=params):
-            return pair.model(**rows, **pair.static)
+            return _AsGiven(pair.model)(**rows, **pair.static)
 
     return model
+
+
+class _AsGiven(handlers.substitute):
+    """A plate that speaks for more rows than are given holds those that are given, each counted once."""
+
+    def __init__(self, fn):
+        super().__init__(fn, data={})
+
+    def process_message(self, msg):
+        if msg["type"] == "plate":
+            size, given = msg["args"]
+            if given not in (None, size):
+                msg["value"] = jnp.arange(given)
+                msg["stop"] = True
+        elif msg["type"] == "sample":
+            msg["scale"] = None
 
 
 def reference(rng_key, trained: Trained, rows: dict | None = None, *, method, num_samples: int = 4_000) -> pd.DataFrame:

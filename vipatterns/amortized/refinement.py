@@ -13,6 +13,8 @@ import optax
 
 LEARNING_RATE = 0.1
 """At the start of a round, in sds; it falls to zero along a cosine."""
+SMALL = 0.3
+"""Slopes below this, nats an sd, are followed as they are: with Adam's own eps those of a q that is already the best become whole steps."""
 
 
 class Gaussian(NamedTuple):
@@ -58,7 +60,7 @@ def improved(rng_key, log_p: Callable, start: Gaussian, num_steps: int, num_part
     """
     dim, dtype = start.loc.size, start.loc.dtype
     change = _Change(jnp.zeros(dim, dtype), jnp.zeros(dim, dtype), jnp.zeros(0 if start.factor.ndim == 1 else (dim, dim), dtype))
-    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps), b2=0.99)
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps), b2=0.99, eps=SMALL)
 
     def loss(change, noise):
         fixed = jax.lax.stop_gradient(change).gaussian()
