@@ -192,10 +192,13 @@ def _idx(path: Path) -> np.ndarray:
 
 def _array_file(path: Path) -> Images:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _images(loaded, (None, ()), str(path))
-        with loaded:
+        with path.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY" and not zipfile.is_zipfile(file):
+                raise InputError(f"{path} is no whole array file: it does not begin and end as numpy.save and numpy.savez write it.")
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return _images(loaded, (None, ()), str(path))
             names = loaded.files
             found = next((n for n in X_NAMES if n in names), names[0] if len(names) == 1 else None)
             if found is None:
@@ -205,7 +208,7 @@ def _array_file(path: Path) -> Images:
             x, labels = loaded[found], None if label is None else loaded[label]
     except InputError:
         raise
-    except (ValueError, EOFError, KeyError, SyntaxError, zlib.error, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         if "Object arrays" in str(error):
             raise InputError(
                 f"{path} holds Python objects, which are not loaded: save an array of numbers, of images of one size."
@@ -277,4 +280,4 @@ def _or(names: Sequence[str]) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
