@@ -171,7 +171,8 @@ def _first_rows(path: Path, first: int) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        return next(file.iter_batches(first)).to_pandas()
+        rows = next(file.iter_batches(first), None)
+    return pd.read_parquet(path) if rows is None else rows.to_pandas()
 
 
 def _header(path: Path, sep: str) -> list[str]:
