@@ -223,7 +223,10 @@ def test_a_table_with_a_bad_column(here, columns, said):
     ("argv", "said"),
     [
         (["--data", "tabel.csv", "--target", "score"], "There is no file tabel.csv: did you mean table.csv?"),
-        (["--data", ".", "--target", "score"], ". is a folder: name a CSV, TSV or Parquet file in it."),
+        (
+            ["--data", ".", "--target", "score"],
+            "The folder . holds no PNG or JPEG files, but empty.csv, mine.py, none.csv and 1 more: name a folder of images, or a file.",
+        ),
         (["--data", "table.csv", "--target", "scor"], "There is no column scor (did you mean score?): the table has a, b, score."),
         (["--data", "table.csv"], "No column is the model's y: name it by --target COLUMN, one of a, b, score."),
         (

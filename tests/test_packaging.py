@@ -43,8 +43,8 @@ def packages(tree):
 
 
 def test_dependencies_are_what_is_imported():
-    # arviz is an umbrella over three packages that it installs, and matplotlib its extra
-    needed = {"arviz" if name.startswith("arviz_") or name == "matplotlib" else name for name in imported()}
+    # arviz is an umbrella over three packages that it installs, and matplotlib its extra, which brings Pillow
+    needed = {"arviz" if name.startswith("arviz_") or name in ("matplotlib", "PIL") else name for name in imported()}
     optional = set().union(*OPTIONAL.values())
     assert needed - optional | UNSEEN == {package(r) for r in PYPROJECT["project"]["dependencies"]}
 

@@ -109,7 +109,13 @@ def copy(
 Model = Annotated[
     str, typer.Argument(metavar="NAME|FILE.py[:MODEL]", help="A pattern, or a Python file with a NumPyro model.", show_default=False)
 ]
-Data = Annotated[Path | None, typer.Option(help="A table: CSV, TSV or Parquet. Without it, the module's data() is used.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="A table: CSV, TSV or Parquet. Or images, for x: a folder of PNG or JPEG files (sub-folders are labels), an IDX file "
+        "as MNIST's, .npy or .npz. Without it, the module's data() is used."
+    ),
+]
 Target = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that is explained, y.")]
 Index = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A column that names groups. Repeatable.")]
 Rename = Annotated[list[str] | None, typer.Option(metavar="OLD=NEW", help="Column OLD goes to the argument NEW. Repeatable.")]

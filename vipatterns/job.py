@@ -3,9 +3,9 @@
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,11 @@ import vipatterns as vip
 from vipatterns import catalogue
 from vipatterns.catalogue import line_of, said
 from vipatterns.errors import InputError
+
+STREAMED = 256 * 2**20
+"""Bytes of a Parquet file: a larger one is streamed from disk to a model that learns, and read whole for any other."""
+FIRST_ROWS = 1_000
+"""Rows of it that say which column goes where."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Job:
     """Values of positional-only arguments."""
     coords: dict
     dims: dict
+    stream: Any = None
+    """Rows of a file that is not read whole; `data` then has its first ones, and what is no column."""
 
     def run(self, function: Callable, seed: int, **options: Any) -> Any:
         """vip.fit or vip.compare on this model. What the user's code raises is said with its line."""
@@ -76,7 +83,10 @@ class Job:
                 raise InputError(f"train has no setting {name}: it has {', '.join(known)}.")
         with self._saying():
             own = self.module.training() if hasattr(self.module, "training") else {}
-            return vip.train(jax.random.key(seed), self.model, self.module.guide, self.data, **{**own, **settings})
+            rows, static = self.data, None
+            if self.stream is not None:
+                rows, static = self.stream, {name: value for name, value in self.data.items() if name not in self.stream.columns}
+            return vip.train(jax.random.key(seed), self.model, self.module.guide, rows, static=static, **{**own, **settings})
 
     @contextmanager
     def _saying(self) -> Iterator[None]:
@@ -127,35 +137,98 @@ def read(what: str, table: Path | None, columns: Columns, constants: list[str]) 
 
     Args:
         what: NAME or path/to/file.py[:MODEL].
-        table: a file that `tables.read` reads.
+        table: a file that `tables.read` or `amortized.images.read` reads.
         columns: where its columns go.
         constants: name=value, for arguments that are no columns.
     """
     known = {name: _literal(text) for name, text in (_pair("--set", text) for text in constants)}
     if table is None:
-        path, module, model = _load(what)
-        data, coords, dims = _own_data(path, module, columns), {}, {}
-    else:
-        from vipatterns import tables
+        loaded = _load(what)
+        return _job(loaded, _own_data(*loaded[:2], columns), known)
+    from vipatterns import tables
 
-        frame = tables.read(table)  # before the model, which brings JAX
-        path, module, model = _load(what)
-        found = tables.arguments(
-            frame,
-            model,
-            target=columns.target,
-            index=columns.index or (),
-            rename=dict(_pair("--rename", text) for text in columns.rename or ()),
-            drop=columns.drop or (),
-            known=known,
-            missing=columns.allow_missing,
-        )
-        data, coords, dims = found.data, found.coords, found.dims
-        if found.left_out:
-            print(f"not used: {', '.join(f'{column} ({why})' for column, why in found.left_out.items())}", file=sys.stderr)
+    suffixes = {suffix.lower() for suffix in table.suffixes}
+    if table.is_dir() or (table.exists() and not suffixes & tables.SUFFIXES):
+        return _of_images(what, table, columns, known)
+    large = table.is_file() and bool(suffixes & {".parquet", ".pq"}) and table.stat().st_size > STREAMED
+    return _of_table(what, table, columns, known, first=FIRST_ROWS if large and not (columns.index or columns.allow_missing) else None)
+
+
+def _job(loaded: tuple, data: dict[str, Any], known: dict[str, Any], coords: dict | None = None, dims: dict | None = None) -> Job:
+    path, module, model = loaded
     data = {**data, **known}
     positional = [p.name for p in inspect.signature(model).parameters.values() if p.kind is p.POSITIONAL_ONLY and p.name in data]
-    return Job(path, module, model, data, tuple(data.pop(name) for name in positional), coords, dims)
+    return Job(path, module, model, data, tuple(data.pop(name) for name in positional), coords or {}, dims or {})
+
+
+def _of_table(what: str, table: Path, columns: Columns, known: dict[str, Any], first: int | None = None) -> Job:
+    """A table's columns as arguments; `first` rows of it where the rest will be streamed, if the model is one that learns."""
+    from vipatterns import tables
+
+    frame = tables.read(table, first)  # before the model, which brings JAX
+    loaded = _load(what)
+    parameters = inspect.signature(loaded[2]).parameters
+    rename = dict(_pair("--rename", text) for text in columns.rename or ())
+    found = tables.arguments(
+        frame,
+        loaded[2],
+        target=columns.target,
+        index=columns.index or (),
+        rename=rename,
+        drop=columns.drop or (),
+        known=known,
+        missing=columns.allow_missing,
+        constant=first is not None or ("x" in parameters and parameters["x"].default is None),  # what is observed may be constant
+    )
+    made = _job(loaded, {**found.data, **_num_pixels(parameters, found.data)}, known, found.coords, found.dims)
+    if first is not None:
+        if not made.learns():
+            return _of_table(what, table, columns, known)
+        made = replace(made, stream=_stream(table, frame, found, rename, columns.target))
+    if found.left_out:
+        print(f"not used: {', '.join(f'{column} ({why})' for column, why in found.left_out.items())}", file=sys.stderr)
+    return made
+
+
+def _stream(table: Path, frame: Any, found: Any, rename: dict[str, str], target: str | None) -> Any:
+    """The rows of a Parquet file, whose columns go where those of its first rows went."""
+    from vipatterns import tables
+    from vipatterns.amortized import Parquet
+
+    old = {rename.get(column, column): column for column in frame.columns}
+    columns = {}
+    for name in (name for name, value in found.data.items() if getattr(value, "ndim", 0)):
+        given = [str(c) for c in found.coords[tables.FEATURE]] if name in found.dims else [name if name in old else str(target)]
+        columns[name] = [old.get(column, column) for column in given]
+    return Parquet(table, columns)
+
+
+def _of_images(what: str, source: Path, columns: Columns, known: dict[str, Any]) -> Job:
+    """Images as x; their labels and shape go to the arguments `label` and `image_shape`, where the model has them."""
+    from vipatterns.amortized import images
+
+    found = images.read(source)
+    if given := [name for name, value in asdict(columns).items() if value]:
+        raise InputError(f"--{given[0].replace('_', '-')} speaks of a table's columns, and {source} holds images: leave it out.")
+    loaded = _load(what)
+    parameters = inspect.signature(loaded[2]).parameters
+    if "x" not in parameters:
+        raise InputError(
+            f"The images of {source} go to an argument x, and the model in {loaded[0]} has none: it has {', '.join(parameters)}."
+        )
+    if "label" in {*parameters} - {*known} and found.labels is None and parameters["label"].default is inspect.Parameter.empty:
+        raise InputError(
+            f"The model needs a label for each image, and {source} has none: put the images into sub-folders named by their labels."
+        )
+    data = {"x": found.x, "image_shape": found.image_shape, "label": found.labels}
+    data = {name: value for name, value in data.items() if name in parameters and value is not None}
+    print(f"read: {found.source}", file=sys.stderr)
+    return _job(loaded, {**data, **_num_pixels(parameters, data)}, known)
+
+
+def _num_pixels(parameters: Mapping[str, Any], data: dict[str, Any]) -> dict[str, int]:
+    """The argument of this name, where the model has it: the columns of x."""
+    return {"num_pixels": data["x"].shape[1]} if "num_pixels" in parameters and getattr(data.get("x"), "ndim", 0) == 2 else {}
 
 
 def _load(what: str) -> tuple[Path, ModuleType, Callable]:

@@ -29,6 +29,8 @@ from vipatterns.errors import InputError
 
 ROW, FEATURE = "row", "feature"
 """The dims of x: along the second its columns are stacked."""
+SUFFIXES = {".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq"}
+"""Of the files that are tables; behind them, one of compression."""
 UNNAMED = "Unnamed: "
 """Begins the name that pandas gives to a column without one, such as the row numbers that `to_csv` writes."""
 
@@ -47,14 +49,18 @@ class Arguments:
     """Columns that went nowhere -> why."""
 
 
-def read(source: str | os.PathLike | pd.DataFrame) -> pd.DataFrame:
+def read(source: str | os.PathLike | pd.DataFrame, first: int | None = None) -> pd.DataFrame:
     """A table from a CSV, TSV or Parquet file (text may be compressed), or a DataFrame as it is.
+
+    Args:
+        source: the file or the frame.
+        first: of a Parquet file, read only so many rows.
 
     Returns:
         A frame with at least one row, whose column names are distinct strings.
     """
     where = "The table" if isinstance(source, pd.DataFrame) else str(source)
-    frame = source if isinstance(source, pd.DataFrame) else _load(Path(source))
+    frame = source if isinstance(source, pd.DataFrame) else _load(Path(source), first)
     frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
     _distinct(list(frame.columns), where)
     if not frame.size:
@@ -72,6 +78,7 @@ def arguments(
     drop: Sequence[str] = (),
     known: Iterable[str] = (),
     missing: bool = False,
+    constant: bool = False,
 ) -> Arguments:
     """The arguments of `model` from the columns of `frame`, by the rule at the top of this file.
 
@@ -84,6 +91,7 @@ def arguments(
         drop: columns to leave out.
         known: arguments that the caller provides otherwise.
         missing: keep NaN, for models that mask it. Infinities and groups without a label are refused all the same.
+        constant: keep features that hold one value, for models in which x is observed and explains nothing, such as the pixels of images.
     """
     signature = model if isinstance(model, inspect.Signature) else inspect.signature(model)
     rename = dict(rename or {})
@@ -120,12 +128,13 @@ def arguments(
 
     _complete(data, defaults, list(spare))
     _finite([columns[c] for c in [*source.values(), *features] if c not in index], missing)
-    _varies([columns[c] for c in features])
+    if not constant:
+        _varies([columns[c] for c in features])
     left_out = {c: "it has no name" if c.startswith(UNNAMED) else said for c, said in why.items()}
     return Arguments(data, coords, {x: [ROW, FEATURE]} if features and x else {}, left_out)
 
 
-def _load(path: Path) -> pd.DataFrame:
+def _load(path: Path, first: int | None) -> pd.DataFrame:
     """A file's table; what a reader cannot make of it is said in a sentence."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a CSV, TSV or Parquet file in it.")
@@ -137,8 +146,8 @@ def _load(path: Path) -> pd.DataFrame:
     suffixes = {s.lower() for s in path.suffixes}
     try:
         if suffixes & {".parquet", ".pq"}:
-            return pd.read_parquet(path)
-        if not suffixes & {".csv", ".tsv", ".tab", ".txt"}:
+            return pd.read_parquet(path) if first is None else _first_rows(path, first)
+        if not suffixes & SUFFIXES:
             raise InputError(f"{path} is none of .csv, .tsv and .parquet: convert it to one of them.")
         sep, header = max(((sep, _header(path, sep)) for sep in ",;\t"), key=lambda pair: len(pair[1]))
         if all(_is_number(c) for c in header):
@@ -156,6 +165,14 @@ def _load(path: Path) -> pd.DataFrame:
     except Exception as error:  # parsers raise whatever they like; the file is at fault, not the program
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(f"{path} cannot be read as a table: {said}.") from error
+
+
+def _first_rows(path: Path, first: int) -> pd.DataFrame:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        rows = next(file.iter_batches(first), None)
+    return pd.read_parquet(path) if rows is None else rows.to_pandas()
 
 
 def _header(path: Path, sep: str) -> list[str]:

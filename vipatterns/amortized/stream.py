@@ -1,4 +1,4 @@
-"""Rows for training, a chunk at a time: from memory, or from files larger than it."""
+"""Rows for training, a chunk at a time, the next one prepared while the first is worked on."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,10 @@ from vipatterns.errors import InputError
 class Stream(Protocol):
     """What training reads: chunks that fit into memory, in an order that is drawn anew for each epoch."""
 
-    num_rows: int
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        ...
 
     def chunks(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
         """Argument -> rows, (n, ...); every row once, chunk by chunk, in an order that `rng` decides."""
@@ -48,8 +51,8 @@ def ahead(chunks: Iterator) -> Iterator:
 
 
 def parted(data: dict) -> tuple[dict[str, np.ndarray], dict]:
-    """The rows among a model's arguments, (N, ...), and the arguments that are none: sizes, switches, arrays of another length."""
-    arrays = {name: np.asarray(value) for name, value in data.items() if np.ndim(value) > 0}
+    """The rows among a model's arguments, (N, ...), and the arguments that are none: sizes, shapes, switches, arrays of another length."""
+    arrays = {name: np.asarray(value) for name, value in data.items() if np.ndim(value) > 0 and not isinstance(value, tuple)}
     if not arrays:
         raise InputError(f"Training needs an array with one row a datum; got {sorted(data)}, none of which is one.")
     longest = max(len(value) for value in arrays.values())

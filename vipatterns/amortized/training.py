@@ -11,6 +11,7 @@ from numpyro.infer import ELBO, SVI, Trace_ELBO
 from numpyro.optim import optax_to_numpyro
 
 from vipatterns import keys
+from vipatterns.amortized.files import Rows
 from vipatterns.amortized.run import Disk, Progress, described
 from vipatterns.amortized.stream import Memory, Stream, ahead, parted
 from vipatterns.amortized.trained import Trained
@@ -25,6 +26,8 @@ STEPS_A_CALL = 200
 """Most steps in one compiled call; between two calls progress is told and a checkpoint may be written."""
 HELD_OUT_BATCH = 1_000
 """Rows of the held-out set that are weighed at once."""
+MOST_HELD_OUT = 10_000
+"""Rows that are held out of a file that is streamed: they are kept in memory."""
 
 
 def train(
@@ -54,8 +57,10 @@ def train(
         rng_key: a JAX key.
         model, guide: NumPyro functions of a batch of rows, by keyword. Every latent stands in a plate over the rows; networks are
             `numpyro.contrib.module.nnx_module`.
-        data: argument -> value, of which the longest arrays are the rows; or a `Stream`.
-        held_out: the share of the rows that is held out, or rows of their own: argument -> (M, ...).
+        data: argument -> value, of which the longest arrays are the rows; or a `Stream`, such as `vip.amortized.Parquet` and
+            `vip.amortized.ArrayFile`.
+        held_out: the share of the rows that is held out, of a file that is streamed `MOST_HELD_OUT` rows at most; or rows of their
+            own: argument -> (M, ...).
         objective: NumPyro's or one of `vip.objectives`; default Trace_ELBO().
         optimizer: default `optax.adam(1e-3)`.
         schedules: argument of the model -> function of the step, such as the weight of the KL in a warm-up. Held-out rows are weighed
@@ -78,7 +83,9 @@ def train(
     size = min(batch_size, stream.num_rows)
     with precision(dtype):
         pair = Pair(model, guide, static)
-        chunk = next(_chunks(stream, key_order, 0))
+        chunk = next(_chunks(stream, key_order, 0), {})
+        if _length(chunk) < size:
+            raise InputError(f"A batch has {size} rows, and the first chunk of the stream only {_length(chunk)}: give it a larger window.")
         first = {name: jnp.asarray(_cast(value[:size], dtype)) for name, value in chunk.items()}
         _check_values(pair, key_init, [chunk, kept], dtype)
         speaks_for = pair.check(key_init, first)
@@ -165,19 +172,27 @@ def _program(svi: SVI, static: dict, schedules: Mapping[str, Callable], speaks_f
 def _sources(rng_key, data: dict | Stream, held_out: float | dict, static: dict | None) -> tuple[Stream, dict, dict]:
     """The rows to train on, those held out, and the arguments that are no rows."""
     if not isinstance(data, dict):
-        if not isinstance(held_out, dict):
-            raise InputError("With a stream, rows to hold out are given as held_out={argument: rows}.")
-        return data, held_out, static or {}
+        if isinstance(held_out, dict):
+            return data, held_out, static or {}
+        if not isinstance(data, Rows):
+            raise InputError("With a stream of your own, rows to hold out are given as held_out={argument: rows}.")
+        few = min(_few(held_out, data.num_rows), MOST_HELD_OUT)
+        return *data.split(keys.generator(rng_key), few), static or {}
     rows, rest = parted(data)
     if isinstance(held_out, dict):
         return Memory(rows), held_out, {**rest, **(static or {})}
     num = _length(rows)
-    few = round(held_out * num)
-    if not 0 < few < num:
-        raise InputError(f"held_out is a share of the rows, between 0 and 1, or rows of their own; {held_out} of {num} rows leaves none.")
+    few = _few(held_out, num)
     order = keys.generator(rng_key).permutation(num)
     train, kept = np.sort(order[few:]), np.sort(order[:few])
     return Memory({k: v[train] for k, v in rows.items()}), {k: v[kept] for k, v in rows.items()}, {**rest, **(static or {})}
+
+
+def _few(held_out: float, num: int) -> int:
+    few = round(held_out * num)
+    if not 0 < few < num:
+        raise InputError(f"held_out is a share of the rows, between 0 and 1, or rows of their own; {held_out} of {num} rows leaves none.")
+    return few
 
 
 def _check_values(pair: Pair, rng_key, parts: list[dict], dtype: str) -> None:
