@@ -78,6 +78,20 @@ class Job:
             own = self.module.training() if hasattr(self.module, "training") else {}
             return vip.train(jax.random.key(seed), self.model, self.module.guide, self.data, **{**own, **settings})
 
+    def report(self, seed: int, trained: Any, path: Path, title: str) -> None:
+        """The page of a trained model. Where the file has a function labels(), a label for each row of its data, its pictures show them."""
+        import jax
+
+        from vipatterns import keys
+        from vipatterns.amortized import report, stream
+
+        with self._saying():
+            labels, rows = getattr(self.module, "labels", None), None
+            if callable(labels):
+                rows, labels = stream.parted(self.data)[0], list(labels(**self.data))
+                rows = {name: value for name, value in rows.items() if name in trained.held_out}
+            report.write(keys.fold_in(jax.random.key(seed), 0), trained, path, rows=rows, labels=labels, title=title)
+
     @contextmanager
     def _saying(self) -> Iterator[None]:
         """An error of the user's code becomes a sentence with its line; a model that prints does not spoil --json."""
