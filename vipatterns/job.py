@@ -86,9 +86,9 @@ class Job:
         from vipatterns.amortized import report, stream
 
         with self._saying():
-            labels, rows = getattr(self.module, "labels", None), None
-            if callable(labels):
-                rows, labels = stream.parted(self.data)[0], list(labels(**self.data))
+            rows, labels = None, None
+            if hasattr(self.module, "labels"):
+                rows, labels = stream.parted(self.data)[0], self.module.labels(**self.data)
                 rows = {name: value for name, value in rows.items() if name in trained.held_out}
             report.write(keys.fold_in(jax.random.key(seed), 0), trained, path, rows=rows, labels=labels, title=title)
 

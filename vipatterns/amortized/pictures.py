@@ -7,6 +7,8 @@ import math
 
 import matplotlib
 import numpy as np
+from matplotlib.collections import PatchCollection
+from matplotlib.patches import Rectangle
 
 from vipatterns import keys
 from vipatterns.amortized.coding import Codes, decode, encode, imagine, observed, prior_codes
@@ -20,7 +22,7 @@ MOST_TRAVERSALS = 10
 MOST_LABELS = 12
 """More kinds of labels than these are shown by a scale of colours."""
 MOST_POINTS = 3_000
-FRAME = (0.83, 0.85, 0.88, 1.0)
+FRAME = "#aab2bd"
 """Colour of the line around an image, without which paper on paper has no edge."""
 GAP = 0.2
 """Between two images, in widths of one."""
@@ -66,7 +68,7 @@ def samples(rng_key, trained: Trained, *, num: int = 48, columns: int = 12, imag
 
 
 def traversals(rng_key, trained: Trained, rows: dict | None = None, *, num: int = 12, dims=None, image_shape=None) -> Picture:
-    """A row for each active scalar of the code, which runs through its range over data; the others stay at those of the best decoded datum.
+    """A row for each active scalar of the code, which runs through its range over data; the others stay at a typical datum's.
 
     Args:
         rng_key, trained, rows, image_shape: as of `reconstructions`.
@@ -79,13 +81,9 @@ def traversals(rng_key, trained: Trained, rows: dict | None = None, *, num: int 
     chosen = active(prior, trained, codes)[:MOST_TRAVERSALS] if dims is None else [_index(codes, name) for name in dims]
     chosen = chosen or list(range(min(len(codes.names), MOST_TRAVERSALS)))
     look = Look(trained, image_shape)
-    # The middle of the codes often lies between kinds of images; the datum that is decoded best is one of a kind.
     off = (look(decode(again, trained, codes, rows)) - look(rows[look.site])).reshape(len(codes.values), -1)
-    base = int((off**2).sum(1).argmin())
-    ends = np.quantile(codes.values[:, chosen], EXTREMES, axis=0)
-    walk = np.tile(codes.values[base], (len(chosen), num, 1))
-    for r, k in enumerate(chosen):
-        walk[r, :, k] = np.linspace(*ends[:, r], num)
+    base = typical(codes.values, (off**2).sum(1))
+    walk, ends = walked(codes.values, base, chosen, num)
     one = {name: np.repeat(value[base : base + 1], len(chosen) * num, axis=0) for name, value in rows.items()}
     images = look(decode(back, trained, codes.replaced(walk.reshape(-1, walk.shape[-1])), one))
     named = [codes.names[k] for k in chosen]
@@ -115,7 +113,9 @@ def interpolation(rng_key, trained: Trained, rows: dict | None = None, *, pairs:
     share = np.linspace(0, 1, num)[None, :, None]
     walk = (1 - share) * first.values[:, None] + share * last.values[:, None]
     along = {name: np.repeat(value, num, axis=0) for name, value in few[0].items()}
-    images = look(decode(back, trained, first.replaced(walk.reshape(-1, walk.shape[-1])), along)).reshape(len(ends), num, *look.shape)
+    images = look(decode(back, trained, first.replaced(walk.reshape(-1, walk.shape[-1])), along)).reshape(
+        len(ends), num, *look(few[0][look.site]).shape[1:]
+    )
     left, right = (look(part[look.site]) for part in few)
     rows_of_images = [np.concatenate([left[i : i + 1], images[i], right[i : i + 1]]) for i in range(len(ends))]
     figure = _mosaic(look, rows_of_images, columns=num + 2, apart=(0, num))
@@ -123,6 +123,23 @@ def interpolation(rng_key, trained: Trained, rows: dict | None = None, *, pairs:
         f"{len(ends)} rows: a datum at either end, and between them {num} images decoded from the straight line between their codes."
     )
     return figure
+
+
+def walked(values: np.ndarray, base: int, chosen: list[int], num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (len(chosen), num, K) that run along each chosen scalar from the one of `EXTREMES` to the other, the rest as datum `base` has
+    them; and both ends, (2, len(chosen))."""
+    ends = np.quantile(values[:, chosen], EXTREMES, axis=0)
+    walk = np.tile(values[base], (len(chosen), num, 1))
+    for r, k in enumerate(chosen):
+        walk[r, :, k] = np.linspace(ends[0, r], ends[1, r], num)
+    return walk, ends
+
+
+def typical(values: np.ndarray, errors: np.ndarray) -> int:
+    """The datum nearest to the middle of the codes (N, K), among the third that is decoded best: the middle itself often lies between two
+    kinds of images, and the best of all is often a plain one."""
+    off = (((values - np.median(values, axis=0)) / np.maximum(values.std(0), 1e-12)) ** 2).sum(1)
+    return int(np.where(errors <= np.quantile(errors, 1 / 3), off, np.inf).argmin())
 
 
 def latent_map(rng_key, trained: Trained, rows: dict | None = None, *, labels=None) -> Picture:
@@ -158,9 +175,9 @@ def latent_map(rng_key, trained: Trained, rows: dict | None = None, *, labels=No
             here = points[labels[chosen] == kind]
             axes.plot(*here.T, ".", color=colour, markersize=5, markeredgewidth=0, alpha=0.55, rasterized=True)
             # A label stands where its points are thickest, so that the colours need not be told apart.
-            middle = np.median(here, axis=0)
+            across, up = (float(value) for value in np.median(here, axis=0))
             box = {"facecolor": "white", "edgecolor": colour, "alpha": 0.85, "boxstyle": "round,pad=0.2"}
-            axes.text(*middle, plain(str(kind)), ha="center", va="center", fontsize="small", color="#1b1f24", bbox=box)
+            axes.text(across, up, plain(str(kind)), ha="center", va="center", fontsize="small", color="#1b1f24", bbox=box)
         told = f"coloured by label: {', '.join(str(kind) for kind in kinds)}"
     axes.set(xlabel=plain(axis_names[0]), ylabel=plain(axis_names[1]))
     axes.set_aspect("equal", adjustable="datalim")
@@ -265,14 +282,13 @@ def _mosaic(look: Look, rows: list[np.ndarray], names: list[str] | None = None, 
     # One image is painted by blocks, so that no viewer blurs its pixels.
     zoom = max(1, math.ceil(64 / max(height, width)))
     gap = round(GAP * width * zoom)
-    wide = [gap * (4 if i in apart else 1) for i in range(columns)]
-    lefts = np.concatenate([[0], np.cumsum([width * zoom + w for w in wide])]).astype(int)
+    gaps = [gap * (4 if i in apart else 1) for i in range(columns)]
+    lefts = np.concatenate([[0], np.cumsum([width * zoom + g for g in gaps])]).astype(int)
     step = height * zoom + gap
-    canvas = np.zeros((len(rows) * step - gap, int(lefts[columns]) - wide[-1], 4))
+    canvas = np.zeros((len(rows) * step - gap, int(lefts[columns]) - gaps[-1], 4))
     for r, images in enumerate(rows):
         for c, image in enumerate(images):
             block = np.kron(look.painted(image), np.ones((zoom, zoom, 1)))
-            block[[0, -1]] = block[:, [0, -1]] = FRAME
             canvas[r * step : r * step + block.shape[0], lefts[c] : lefts[c] + block.shape[1]] = block
     margin = 0.85 if names else 0.0
     scale = INCHES / (width * zoom)
@@ -283,6 +299,11 @@ def _mosaic(look: Look, rows: list[np.ndarray], names: list[str] | None = None, 
     )
     axes.imshow(canvas, interpolation="none", aspect="auto")
     axes.set_axis_off()
+    wide, high = width * zoom, height * zoom
+    corners = [(lefts[c] - 0.5, r * step - 0.5) for r, images in enumerate(rows) for c in range(len(images))]
+    frames = PatchCollection([Rectangle(corner, wide, high) for corner in corners], facecolor="none", edgecolor=FRAME, linewidth=0.6)
+    frames.set_clip_on(False)
+    axes.add_collection(frames, autolim=False)
     for r, name in enumerate(names or []):
         axes.text(-gap, r * step + height * zoom / 2, plain(name), ha="right", va="center", fontsize="medium")
     return figure

@@ -115,9 +115,9 @@ def _units(units: ActiveUnits) -> list[str]:
     )
     lines = [
         f'<tr><th scope="row" class="name">{escape(str(name))}</th>'
-        + "".join(f"<td>{cell}</td>" for cell in (*(_number(row[c]) for c in COLUMNS), "yes" if row.active else "no"))
+        + "".join(f"<td>{cell}</td>" for cell in (*map(_number, figures), "yes" if on else "no"))
         + "</tr>"
-        for name, row in table.iterrows()
+        for name, figures, on in zip(table.index, table[COLUMNS].to_numpy(float).tolist(), table.active, strict=True)
     ]
     which = f"The {len(table)} of {len(units.table)} scalars that vary most" if len(table) < len(units.table) else "All scalars"
     said = f"{which}. Together they take {units.kl:.3f} ± {units.kl_error:.3f} nats a datum from the prior to q."
