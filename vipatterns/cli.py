@@ -153,8 +153,8 @@ def fit(
 ) -> None:
     """Fit a model: the cheapest posterior that earns a certificate, or what --method says.
 
-    A model with parameters of its own, such as a network's, is trained with the guide of its file; --out then keeps a checkpoint, from
-    which the same command with --force goes on. It uses the pattern's own data, or a table by the rule below.
+    A model with parameters of its own, such as a network's, is trained with the guide of its file; --out then gets report.html, and keeps
+    a checkpoint, from which the same command with --force goes on. It uses the pattern's own data, or a table by the rule below.
     """
     chosen = job.parse_methods("Ladder" if method is None else method)
     if len(chosen) != 1:
@@ -164,7 +164,7 @@ def fit(
         if chosen[0][0] == job.TRAINING or (method is None and asked.learns()):
             kept = None if out is None else out / "run.safetensors"
             fitted = asked.train(seed, checkpoint=kept, **({} if method is None else chosen[0][1]))
-            return _end_training(model, seed, fitted, as_json, out)
+            return _end_training(asked, model, seed, fitted, as_json, out)
         [made] = job.make_methods(chosen, asked)
         if isinstance(made, vip.Ladder):
             made = _telling(made)
@@ -217,12 +217,14 @@ def compare(
     _finish(out, any(end.lower().startswith("interrupted") for end in ends))
 
 
-def _end_training(model: str, seed: int, trained: Any, as_json: bool, out: Path | None) -> None:
+def _end_training(asked: Any, model: str, seed: int, trained: Any, as_json: bool, out: Path | None) -> None:
     if as_json:
         _print_json(model, seed, trained)
     else:
         for line in repr(trained).splitlines():
             _console().print(line, markup=False, soft_wrap=True)
+    if out is not None:
+        asked.report(seed, trained, out / "report.html", Path(model).stem)
     _finish(out, trained.stopped_because.startswith("interrupted"))
 
 

@@ -1,6 +1,6 @@
 """A Comparison as one HTML file: no request leaves it, it follows the reader's light or dark setting, and reads on a phone.
 
-Whatever comes from data or from a model's names is escaped.
+Other pages are made of the same parts. Whatever comes from data or from a model's names is escaped.
 """
 
 import io
@@ -51,7 +51,7 @@ figure { margin: 0 0 1.2rem; } figure svg { display: block; width: 100%; height:
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0; margin: .5rem 0; font-size: .92rem; }
 .key svg { width: 2.2rem; height: .9rem; vertical-align: -.1rem; margin-right: .4rem; }
 dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0; max-width: 46rem; }
-code { font-size: .9em; }
+code { font-size: .9em; } pre { margin: 0; padding: .7rem 1rem; font-size: .85rem; }
 """
 
 
@@ -65,15 +65,20 @@ def html(comparison: Any) -> str:
         "<h2>Verdicts</h2>",
         *(_verdict(comparison, label) for label in comparison.fits),
         "<h2>Methods</h2>",
-        _scroll(_methods(comparison), "Methods side by side"),
+        scroll(_methods(comparison), "Methods side by side"),
     ]
     if comparison.finished:
         parts += [*_figures(comparison), *_scalars(comparison)]
     parts += ["<h2>How to read this</h2>", READING, *_provenance(comparison)]
+    return document(f"{title}: methods side by side", parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """A page of its own of parts that are HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}: methods side by side</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -114,7 +119,7 @@ def _scalars(comparison: Any) -> list[str]:
         bodies.append(f"<tbody>{group}{cells}</tbody>")
     head = '<th scope="col" class="name">by</th>' + "".join(f'<th scope="col">{h}</th>' for h in SCALAR_HEADINGS)
     table = f"<table><thead><tr>{head}</tr></thead>{''.join(bodies)}</table>"
-    return ["<h2>Parameters</h2>", f'<p class="muted">{_which(comparison, len(names), total)}</p>', _scroll(table, "Parameters by method")]
+    return ["<h2>Parameters</h2>", f'<p class="muted">{_which(comparison, len(names), total)}</p>', scroll(table, "Parameters by method")]
 
 
 def _cells(first: str, rest: Iterable[str], tag: str) -> str:
@@ -124,20 +129,21 @@ def _cells(first: str, rest: Iterable[str], tag: str) -> str:
 
 def _figures(comparison: Any) -> list[str]:
     names, total = comparison.worst(MOST_PANELS)
-    with _house_style():
+    with house_style():
         panels = plots.marginal_panels(comparison, names)
         traces, timing, pairs = plots.elbo_traces(comparison), plots.error_against_time(comparison), plots.pairs(comparison)
         parts = ["<h2>Marginals</h2>", f'<p class="muted">{_which(comparison, len(names), total)}</p>', _key(comparison)]
-        parts.append(f'<div class="panels">{"".join(_figure(panel, f"m{i}") for i, panel in enumerate(panels))}</div>')
-        wide = [_figure(p, prefix, caption) for p, prefix, caption in ((traces, "elbo", TRACES), (timing, "time", TIMING)) if p is not None]
+        parts.append(f'<div class="panels">{"".join(figure(panel, f"m{i}") for i, panel in enumerate(panels))}</div>')
+        wide = [figure(p, prefix, caption) for p, prefix, caption in ((traces, "elbo", TRACES), (timing, "time", TIMING)) if p is not None]
         if wide:
             parts.append(f'<h2>{"Optimisation and time" if traces is not None else "Time"}</h2><div class="pair">{"".join(wide)}</div>')
         if pairs is not None:
-            parts.append(f'<h2>Pairs</h2><div class="square">{_figure(pairs, "pairs", PAIRS)}</div>')
+            parts.append(f'<h2>Pairs</h2><div class="square">{figure(pairs, "pairs", PAIRS)}</div>')
     return parts
 
 
-def _figure(picture: plots.Picture, prefix: str, caption: str = "") -> str:
+def figure(picture: plots.Picture, prefix: str, caption: str = "") -> str:
+    """A figure with its caption; `prefix` as of `svg`."""
     text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f"<figure>{svg(picture, prefix)}{text}</figure>"
 
@@ -155,7 +161,7 @@ def svg(picture: plots.Picture, prefix: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", text).strip()
 
 
-def _house_style() -> Any:
+def house_style() -> Any:
     """Matplotlib's own defaults, whatever the caller has set, with text and axes in INK and text left to the browser's fonts."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     ours = dict.fromkeys(inked, INK) | {"svg.fonttype": "none", "svg.hashsalt": "vipatterns", "font.size": 9.5, "axes.titlesize": "medium"}
@@ -178,7 +184,8 @@ def _key(comparison: Any) -> str:
     return f'<ul class="key">{"".join(items)}</ul>'
 
 
-def _scroll(table: str, label: str) -> str:
+def scroll(table: str, label: str) -> str:
+    """A table that is moved sideways where it is wider than the page."""
     return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">{table}</div>'
 
 

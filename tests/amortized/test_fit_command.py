@@ -34,6 +34,7 @@ def test_a_model_that_learns_is_trained_with_the_settings_of_its_file(run):
     assert "epochs     2, the best is 2; 4 steps" in done.stdout  # 90 rows, 32 at a time
     assert "nats a datum on 10 rows held out" in done.stdout
     assert pathlib.Path("out/run.safetensors").exists()
+    assert "rows held out" in pathlib.Path("out/report.html").read_text()
     more = run("fit", "my_model.py", "--out", "out", "--force", "--json", "--method", "train(num_epochs=3)")
     record = json.loads(more.stdout)
     assert (record["num_steps"], len(record["held_out_elbos"])) == (6, 3)
