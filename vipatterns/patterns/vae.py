@@ -8,7 +8,7 @@
 **Use when** rows are many and alike (images, spectra, profiles), and a density of them, new rows, or a short code of each is wanted.
 **Avoid when** the latents must mean something: the networks may turn and bend them as they like; or a linear map is enough (vae_linear).
 **Cost** seconds on small images; a step costs the rows of a minibatch times the weights of the networks.
-**Bias to expect** the ELBO is short of log p(x) by KL(q(z | x) || p(z | x)), which `main` measures; held-out rows fare worse than the others.
+**Bias to expect** the ELBO is short of log p(x) by KL(q(z | x) || p(z | x)), which `main` measures; rows held out fare worse than others.
 **Source** Kingma and Welling 2014, arXiv 1312.6114; Rezende, Mohamed and Wierstra 2014, arXiv 1401.4082; weights: arXiv 1509.00519.
 """
 
@@ -31,8 +31,8 @@ from sklearn.datasets import load_digits
 #
 # An image $x_i$ of $D$ pixels comes from a code $z_i$ of $L$ numbers, through a network whose weights $\theta$ are learned:
 #
-# $$z_i \sim \mathcal N(0, I_L), \qquad x_{id} \mid z_i \sim \mathrm{Bernoulli}\big(\mathrm{logit}^{-1} f_\theta(z_i)_d\big) \quad\text{or}\quad
-# \mathcal N\big(f_\theta(z_i)_d,\ s_\theta(z_i)_d\big).$$
+# $$z_i \sim \mathcal N(0, I_L), \qquad x_{id} \mid z_i \sim \mathrm{Bernoulli}\big(\mathrm{logit}^{-1} f_\theta(z_i)_d\big)
+# \quad\text{or}\quad \mathcal N\big(f_\theta(z_i)_d,\ s_\theta(z_i)_d\big).$$
 #
 # The first is for pixels that are ink or paper. The second is for grey levels, which are whole numbers: a density may pile up on
 # those without bound, and its likelihood would mean nothing. A uniform draw added to each makes them continuous (*dequantised*); then
@@ -95,8 +95,8 @@ def model(x=None, num_images=1, num_pixels=64, likelihood="bernoulli"):
 # %% [markdown]
 # ## The guide
 #
-# A second network reads the image and gives mean and sd of its code, $q_\phi(z_i \mid x_i) = \mathcal N(m_\phi(x_i), s_\phi(x_i))$. No row has
-# parameters of its own: a new image takes one pass through the network. Both learn from
+# A second network reads the image and gives mean and sd of its code, $q_\phi(z_i \mid x_i) = \mathcal N(m_\phi(x_i), s_\phi(x_i))$.
+# No row has parameters of its own: a new image takes one pass through the network. Both learn from
 #
 # $$\mathrm{ELBO}(x) = \mathbb E_{q_\phi(z \mid x)}\big[\log p_\theta(x, z) - \log q_\phi(z \mid x)\big] \le \log p_\theta(x).$$
 
