@@ -146,7 +146,7 @@ def test_data_is_documented_with_shapes_and_units(pattern):
     assert set(data) <= set(inspect.signature(pattern.model).parameters)
     for key, value in data.items():
         assert f"`{key}`" in pattern.data.__doc__
-        assert isinstance(value, np.ndarray | int | tuple), f"{key} is an array, or static"
+        assert isinstance(value, np.ndarray | int | tuple | str), f"{key} is an array, or static"
         assert not isinstance(value, np.ndarray) or (value.dtype.kind in "fiu" and np.isfinite(value).all())
     if any(np.ndim(value) for value in data.values()):
         assert re.search(r"\(\w+(, \w+)*,?\)", pattern.data.__doc__), "no shape"
