@@ -43,7 +43,7 @@ def data(frame=None):
     With a table, its numeric columns are the pixels. Without, 1,797 digits of 8 x 8 pixels, ink where the grey level is above 8 of 16.
     """
     if frame is None:
-        frame = {"x": load_digits().data > 8}
+        frame = {"x": load_digits(return_X_y=True)[0] > 8}
     columns = {name: np.asarray(frame[name]) for name in frame}
     x = columns["x"] if "x" in columns else np.stack([c for c in columns.values() if c.dtype.kind in "biuf"], axis=1)
     return {"x": x.astype(float), "num_pixels": x.shape[1]}
@@ -175,7 +175,7 @@ def main():
         print(f"{f'corruption {c}':<22}" + "".join(f"{v:10.3f}" for v in (log_w.mean(), log_p.mean(), log_p.std() / 180**0.5, *wrong)))
     rival = dist.Bernoulli((x.sum(0) + 0.5) / (len(x) + 1)).to_event(1).log_prob(new)
     wrong = [jnp.mean(jnp.abs(new - image)) for image in spoilt]
-    print(f"{'independent, untouched':<32}" + "".join(f"{v:10.3f}" for v in (rival.mean(), rival.std() / 180**0.5, *wrong)))
+    print(f"{'independent, untouched':<32}" + "".join(f"{v:10.3f}" for v in (jnp.mean(rival), jnp.std(rival) / 180**0.5, *wrong)))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def data(frame=None):
     With a table, its numeric columns are the pixels. Without, 1,797 digits of 8 x 8 pixels, ink where the grey level is above 8 of 16.
     """
     if frame is None:
-        frame = {"x": load_digits().data > 8}
+        frame = {"x": load_digits(return_X_y=True)[0] > 8}
     columns = {name: np.asarray(frame[name]) for name in frame}
     x = columns["x"] if "x" in columns else np.stack([c for c in columns.values() if c.dtype.kind in "biuf"], axis=1)
     return {"x": x.astype(float), "num_pixels": x.shape[1]}
@@ -191,7 +191,7 @@ def main():
         found = [bound(log_w, size) for size in (1, 8, 50, 500)]
         print(f"{f'trained on L_{k}':<24}" + "".join(f"{v:9.3f}" for v in [*(b.mean() for b in found), found[-1].std() / len(new) ** 0.5]))
     rival = dist.Bernoulli((x.sum(0) + 0.5) / (len(x) + 1)).to_event(1).log_prob(new)
-    print(f"{'independent pixels':<51}{rival.mean():9.3f}{rival.std() / len(new) ** 0.5:9.3f}")
+    print(f"{'independent pixels':<51}{jnp.mean(rival):9.3f}{jnp.std(rival) / len(new) ** 0.5:9.3f}")
 
 
 if __name__ == "__main__":
