@@ -51,7 +51,7 @@ def data(frame=None):
     0 and 1 or so. Without, 1,797 digits of 8 x 8 pixels, ink where the grey level is above 8 of 16.
     """
     if frame is None:
-        frame = {"x": load_digits().data > 8}
+        frame = {"x": load_digits(return_X_y=True)[0] > 8}
     columns = {name: np.asarray(frame[name]) for name in frame}
     x = columns["x"] if "x" in columns else np.stack([c for c in columns.values() if c.dtype.kind in "biuf"], axis=1)
     binary = np.isin(x, (0, 1)).all()
@@ -60,7 +60,7 @@ def data(frame=None):
 
 def dequantised(seed=0):
     """As `data`, grey: (level + uniform) / 16, of the pixels that are not the same in all digits."""
-    levels = load_digits().data
+    levels = load_digits(return_X_y=True)[0]
     levels = levels[:, levels.std(0) > 0]
     return data({"x": (levels + np.random.default_rng(seed).uniform(size=levels.shape)) / 16})
 
@@ -186,7 +186,7 @@ def main():
         params, _ = learn(key_fit, x[180:], num_steps=2000, **d)
         log_w = log_weights(key_weights, params, x[:180], 500, **d)
         log_p, rival = logsumexp(log_w, axis=0) - jnp.log(len(log_w)), independent(x[180:], x[:180], d["likelihood"])
-        row = [log_w.mean(), log_p.mean(), log_p.std() / 180**0.5, rival.mean(), rival.std() / 180**0.5]
+        row = [log_w.mean(), log_p.mean(), log_p.std() / 180**0.5, jnp.mean(rival), jnp.std(rival) / 180**0.5]
         print(f"{d['likelihood']:<24}" + "".join(f"{v:{w}.2f}" for v, w in zip(row, (10, 10, 8, 13, 8), strict=True)))
 
 

@@ -41,7 +41,7 @@ def data(frame=None):
     With a table, its numeric columns, best in units of about their sd; without, 1,797 handwritten digits: the pixels that vary.
     """
     if frame is None:
-        levels = load_digits().data
+        levels = load_digits(return_X_y=True)[0]
         frame = {"x": levels[:, levels.std(0) > 0] / 16}
     columns = {name: np.asarray(frame[name]) for name in frame}
     x = columns["x"] if "x" in columns else np.stack([c for c in columns.values() if c.dtype.kind in "biuf"], axis=1)
@@ -59,7 +59,7 @@ def model(x=None, num_images=1, num_columns=61, num_latents=2):
     noise = numpyro.param("noise", 0.5, constraint=dist.constraints.positive)
     with numpyro.plate("image", num_images if x is None else len(x)):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([num_latents]).to_event(1))
-        numpyro.sample("x", dist.Normal(centre(x, num_columns) + z @ loadings.T, noise).to_event(1), obs=x)
+        numpyro.sample("x", dist.Normal(centre(x, num_columns) + z @ jnp.transpose(loadings), noise).to_event(1), obs=x)
 
 
 # %% [markdown]
