@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from numpyro.infer.util import log_density
-from scipy.special import betaln, digamma, expit, roots_legendre, softmax, xlogy
-from scipy.stats import beta, betabinom
+from scipy.special import betaln, digamma, expit, logit, roots_legendre, softmax, xlogy
+from scipy.stats import beta, betabinom, multivariate_normal
 
 from vipatterns import density
 from vipatterns.patterns import hierarchical_structured_guide as pattern
 
 FEW = {"trials": np.array([10, 4, 7]), "y": np.array([6, 1, 5])}
+PARAMS = {"centre": -1.6, "width": 0.3, "level": -1.1, "slope": 0.4, "noise": 0.5}
 
 
 def test_rats_of_an_urn_are_beta_binomial():
@@ -22,15 +23,24 @@ def test_rats_of_an_urn_are_beta_binomial():
 def test_rates_cancel_whatever_is_drawn():
     """What is minimised is the ELBO of the model and the guide as they stand: at any point, log p - log q of both pairs agree."""
     d = pattern.data()
-    params = {"centre": -1.6, "width": 0.3, "level": -1.1, "slope": 0.4, "noise": 0.5}
     drawn = {"mean": np.array(0.2), "spread": np.array(0.3), "rate": np.linspace(0.01, 0.99, len(d["y"]))}
 
     def log_weight(model, guide):
-        return float(log_density(model, (), d, drawn)[0] - log_density(guide, (), d, params | drawn)[0])
+        return float(log_density(model, (), d, drawn)[0] - log_density(guide, (), d, PARAMS | drawn)[0])
 
     with density.precision("float64"):
         expected = log_weight(pattern.summed_out, pattern.guide_population)
         assert log_weight(pattern.model, pattern.guide) == pytest.approx(expected, abs=1e-8)
+
+
+def test_the_population_s_guide_is_a_gaussian_in_logit_and_log():
+    """Its density by SciPy, with the change of units: of the Gaussian that `documented_bias` searches over."""
+    mean, spread = np.array(0.2), np.array(0.3)
+    covariance = [[0.3**2, 0.4 * 0.3**2], [0.4 * 0.3**2, (0.4 * 0.3) ** 2 + 0.5**2]]
+    gaussian = multivariate_normal.logpdf([logit(mean), np.log(spread)], [-1.6, -1.1], covariance)
+    with density.precision("float64"):
+        value = log_density(pattern.guide_population, (), pattern.data(), {**PARAMS, "mean": mean, "spread": spread})[0]
+    assert float(value) == pytest.approx(gaussian - np.log(mean * (1 - mean)) - np.log(spread), abs=1e-8)
 
 
 def test_evidence_by_another_quadrature():

@@ -8,7 +8,7 @@
 **Use when** parameters are few, the posterior has several modes, and points that stand in all of them are wanted from one fit.
 **Avoid when** dimensions are many: the repulsion then fades and the cloud shrinks. And where modes differ in share: see the bias.
 **Cost** seconds; a step costs one gradient for each particle, and the square of their number in kernels.
-**Bias to expect** each mode holds the share of particles that started nearer to it; within a mode, sds a few per cent too small. No ELBO.
+**Bias to expect** each mode holds the share of particles that started nearer to it; within a mode, sds slightly too small. No ELBO.
 **Source** Liu and Wang 2016, arXiv 1608.04471; fixed points: 2018, arXiv 1810.11693; guides as particles: Ronning et al., arXiv 2410.22948.
 """
 
@@ -44,8 +44,8 @@ def model(modes):
 # %% [markdown]
 # ## The guide
 #
-# $q$ is the cloud itself, $n$ points of equal weight. It starts as draws around the middle of the modes, in mirrored pairs: what
-# starts on one side mostly stays there, and pairs give each mode its half.
+# $q$ is the cloud itself, $n$ points of equal weight. It starts as draws around the middle of the modes, in mirrored pairs, so that
+# each mode gets its half. On a mirrored target the pairs stay pairs, but for rounding errors; these grow, until a particle crosses over.
 
 
 # %%
@@ -98,20 +98,29 @@ def direction(x, score, kernel):
     return phi
 
 
-def descend(x, log_p, num_steps, kernel=None):
-    """Move particles x, (n, D), up the gradient of log_p by Adam, its rate decaying from 0.1 to 0.0001; the last x, and the losses."""
+def descend(x, log_p, num_steps, kernel=None, keep=lambda move: move):
+    """Move particles x, (n, D), by Adam, its rate decaying from 0.1 to 0.0001; the last x, and the losses.
+
+    `keep` maps the directions, (n, D), to those that keep a symmetry which rounding errors would break.
+    """
     optimizer = numpyro.optim.Adam(lambda step: 0.1 * 0.001 ** (step / num_steps))
 
     def step(state, _):
         x = optimizer.get_params(state)
         score = vmap(grad(log_p))(x)
         phi = direction(x, score, kernel or gaussian_kernel(median_bandwidth(x)))
-        move = vmap(phi)(x)
+        move = keep(vmap(phi)(x))
         loss = jnp.mean(jnp.sum(move * score, axis=-1) + vmap(lambda y: jnp.trace(jacfwd(phi)(y)))(x))
         return optimizer.update(-move, state, value=loss), loss
 
     state, losses = lax.scan(step, optimizer.init(x), length=num_steps)
     return optimizer.get_params(state), losses
+
+
+def in_pairs(move):
+    """The directions of mirrored particles, opposite to the last digit."""
+    first, second = jnp.split(move, 2)
+    return jnp.concatenate([(first - second) / 2, (second - first) / 2])
 
 
 def fit(rng_key, modes, *, num_steps=1000):
@@ -121,7 +130,8 @@ def fit(rng_key, modes, *, num_steps=1000):
         q: dict, `x` -> the particles, (50,).
         losses: (num_steps,), the squared Stein discrepancy, in inverse squared units of x.
     """
-    x, losses = descend(start(rng_key, modes)[:, None], lambda x: log_density(model, (modes,), {}, {"x": x[0]})[0], num_steps)
+    x = start(rng_key, modes)[:, None]
+    x, losses = descend(x, lambda x: log_density(model, (modes,), {}, {"x": x[0]})[0], num_steps, keep=in_pairs)
     return {"x": x[:, 0]}, losses
 
 
