@@ -45,7 +45,7 @@ def data(frame=None):
     8 x 8 pixels, black where ink covers more than half of the pixel.
     """
     if frame is None:
-        x = load_digits().data > 8
+        x = np.asarray(load_digits(return_X_y=True)[0]) > 8
     else:
         columns = {name: np.asarray(frame[name]) for name in frame}
         x = columns["x"] if "x" in columns else np.stack([c for c in columns.values() if c.dtype.kind in "biuf"], axis=1)
@@ -110,7 +110,7 @@ def encoder(small, image_shape, rngs):
 
 
 def guide(x=None, image_shape=(8, 8), num_images=1):
-    encode = nnx_module("encoder", encoder(waist(image_shape, x.shape[1]), image_shape, nnx.Rngs(numpyro.prng_key())))
+    encode = nnx_module("encoder", encoder(waist(image_shape, jnp.shape(x)[1]), image_shape, nnx.Rngs(numpyro.prng_key())))
     mean, log_sd = jnp.split(encode(x), 2, axis=-1)
     with numpyro.plate("image", len(x)):
         numpyro.sample("z", dist.Normal(mean, jnp.exp(log_sd)).to_event(1))
