@@ -40,10 +40,10 @@ FACTORS = (8, 16, 24, 32, 40, 48, 56)
 
 WHAT = """\
 log p(x) on {test} of scikit-learn's {all:,} digits, nats a datum, beside models of the same rows, fitted to the same {rest:,} and chosen on
-the same {validation} others. ± is the standard error over the test part. Binary: ink where the level is above 8 of 16. Grey: (level +
-uniform) / 16,
-without the pixels that are the same in all digits. The VAE's figures are logs of means of {weights:,} importance weights, which lie below
-log p(x) in expectation; the others are exact."""
+the same {validation} others. ± is the standard error over the test part. Binary: ink where the level is above 8 of 16.
+Grey: (level + uniform) / 16, without the pixels that are the same in all digits.
+The VAE's figures are logs of means of {weights:,} importance weights, which lie
+below log p(x) in expectation, most where k-hat is high; the others are exact."""
 
 
 def mixture(seed, x, num, pseudo, num_steps=300):

@@ -20,7 +20,7 @@ ROOMS = sorted(
 )
 ALONE = """
 import json, os, sys, warnings
-import jax, numpyro, arviz, matplotlib, numpy, pandas, xarray
+import jax, numpyro, arviz, matplotlib, numpy, pandas, sklearn, xarray
 
 def settings():
     return {

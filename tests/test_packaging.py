@@ -20,7 +20,9 @@ def package(requirement):
     return re.split(r"[^\w-]", requirement)[0].lower()
 
 
-OPTIONAL = {name: {package(r) for r in PYPROJECT["project"]["optional-dependencies"][name]} for name in ("enumerate", "flow", "pathfinder")}
+OPTIONAL = {
+    name: {package(r) for r in PYPROJECT["project"]["optional-dependencies"][name]} for name in ("enumerate", "flow", "pathfinder", "vae")
+}
 """Extras of those who use vipatterns; the others serve its developers."""
 
 

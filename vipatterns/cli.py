@@ -217,15 +217,27 @@ def compare(
     _finish(out, any(end.lower().startswith("interrupted") for end in ends))
 
 
-def _end_training(asked: Any, model: str, seed: int, trained: Any, as_json: bool, out: Path | None) -> None:
+def _end_training(asked: job.Job, model: str, seed: int, trained: Any, as_json: bool, out: Path | None) -> None:
     if as_json:
         _print_json(model, seed, trained)
     else:
         for line in repr(trained).splitlines():
             _console().print(line, markup=False, soft_wrap=True)
     if out is not None:
-        asked.report(seed, trained, out / "report.html", Path(model).stem)
+        _report_training(asked, seed, trained, out / "report.html", Path(model).stem)
     _finish(out, trained.stopped_because.startswith("interrupted"))
+
+
+def _report_training(asked: job.Job, seed: int, trained: Any, path: Path, title: str) -> None:
+    import jax
+
+    from vipatterns import keys
+    from vipatterns.amortized import report, stream
+
+    labels, rows = asked.labels(), None
+    if labels is not None:  # the pictures with labels are of all rows, since only those have them
+        rows = {name: value for name, value in stream.parted(asked.data)[0].items() if name in trained.held_out}
+    report.write(keys.fold_in(jax.random.key(seed), 0), trained, path, rows=rows, labels=labels, title=title)
 
 
 def _telling(ladder: Any) -> Any:

@@ -88,19 +88,10 @@ class Job:
                 rows, static = self.stream, {name: value for name, value in self.data.items() if name not in self.stream.columns}
             return vip.train(jax.random.key(seed), self.model, self.module.guide, rows, static=static, **{**own, **settings})
 
-    def report(self, seed: int, trained: Any, path: Path, title: str) -> None:
-        """The page of a trained model. Where the file has a function labels(), a label for each row of its data, its pictures show them."""
-        import jax
-
-        from vipatterns import keys
-        from vipatterns.amortized import report, stream
-
+    def labels(self) -> Any:
+        """What the file's labels() says of each row of its data, for pictures of them; None where it has none."""
         with self._saying():
-            rows, labels = None, None
-            if hasattr(self.module, "labels"):
-                rows, labels = stream.parted(self.data)[0], self.module.labels(**self.data)
-                rows = {name: value for name, value in rows.items() if name in trained.held_out}
-            report.write(keys.fold_in(jax.random.key(seed), 0), trained, path, rows=rows, labels=labels, title=title)
+            return self.module.labels(*self.args, **self.data) if hasattr(self.module, "labels") else None
 
     @contextmanager
     def _saying(self) -> Iterator[None]:

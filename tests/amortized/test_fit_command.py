@@ -16,6 +16,8 @@ def data(frame=None):
     return rows(100)
 def training():
     return {"num_epochs": 2, "batch_size": 32}
+def labels(x):
+    return range(len(x))
 """
 
 
@@ -64,4 +66,4 @@ def test_a_model_that_cannot_be_called_is_said_with_its_line(run):
     )
     done = run("fit", "broken.py", "--method", "train")
     assert done.exit_code == 2
-    assert "broken.py, line 9: RuntimeError: as it is" in done.stderr
+    assert "broken.py, line 11: RuntimeError: as it is" in done.stderr

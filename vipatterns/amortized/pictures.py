@@ -164,7 +164,7 @@ def latent_map(rng_key, trained: Trained, rows: dict | None = None, *, labels=No
     kinds = None if labels is None else np.unique(labels[chosen])
     if labels is None or kinds is None:
         axes.plot(*points.T, ".", color=COLOURS[0], markersize=4, markeredgewidth=0, alpha=0.6, rasterized=True)
-        told = "they have no labels"
+        told = "without labels"
     elif len(kinds) > MOST_LABELS:
         drawn = axes.scatter(*points.T, c=labels[chosen].astype(float), s=9, linewidths=0, alpha=0.8, cmap="viridis", rasterized=True)
         figure.colorbar(drawn, ax=axes, label="label")
