@@ -432,7 +432,7 @@ def test_out_is_refused_before_the_work_and_taken_back_where_nothing_came_of_it(
 def test_guide_is_the_file_s_own(here):
     assert sentence(*FIT, "--method", "Guide") == "Guide trains the function guide() of the model's file, and mine.py has none: write one."
     found = json.loads(run("fit", "gaussian_mean", "--method", "Guide(num_steps=400)", "--json").stdout)
-    assert found["method"].startswith("Guide(guide=<function guide")
+    assert found["method"].startswith("Guide(guide=model_file.gaussian_mean.guide, ")
     assert set(found["posterior"]) == {"mu"}
 
 

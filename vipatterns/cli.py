@@ -69,7 +69,10 @@ app = typer.Typer(
 @app.command("list")
 def list_() -> None:
     """List the patterns: what each is, how it is fitted, what it is checked against."""
-    table = Table("pattern", "technique", "checked against", "what it is", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("pattern", no_wrap=True, min_width=max(len(p.name) for p in catalogue.patterns()) + 2)
+    for column in ("technique", "checked against", "what it is"):
+        table.add_column(column)
     for p in catalogue.patterns():
         table.add_row(("" if p.name == p.family else "  ") + p.name, p.technique, p.checked_against, p.title)
     _console().print(table)

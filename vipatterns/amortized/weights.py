@@ -82,7 +82,7 @@ class Pair:
             sites = self.run(self.model, rng_key, {}, batch).items()
             sites = {name: site for name, site in sites if site["type"] == "sample" and site["is_observed"]}
             inside = {name: site["fn"].support(site["value"]) for name, site in sites.items()}
-            return {name: ok.reshape(len(ok), -1).all(1) for name, ok in inside.items() if ok.ndim}
+            return {name: ok.reshape(len(ok), -1).all(1) for name, ok in inside.items() if ok.size and ok.ndim}
 
         for name, ok in possible(batch).items():
             if not ok.all():
