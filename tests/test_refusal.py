@@ -181,3 +181,15 @@ def test_nan_in_a_positional_argument(rng_key):
 
     with pytest.raises(InputError, match=r"argument 0.* holds 1 NaN or infinite values \(the first at index 2\)"):
         find(rng_key, model, args=(np.array([1.0, 2.0, np.nan]),), y=np.ones(3))
+
+
+def test_a_network_s_parameters_are_named():
+    """They are a tree of arrays, and no array."""
+
+    def model(y=None):
+        weights = numpyro.param("net$params", {"kernel": jnp.ones((2, 3))})
+        mu = numpyro.sample("mu", dist.Normal(weights["kernel"].sum(), 1))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    with density.precision("float64"), pytest.raises(InputError, match=r"numpyro.param 'net\$params'.*vip.train"):
+        density.read(model, {"y": np.zeros(3)})

@@ -206,6 +206,11 @@ def compare(
     chosen = job.parse_methods(methods)
     with _folder(out, force):
         asked = job.read(model, data, job.Columns(target, index, rename, drop, allow_missing), set_ or [])
+        if asked.learns() and not {"Guide", job.TRAINING} & {name for name, _ in chosen}:
+            raise InputError(
+                f"The model of {model} has parameters of its own (numpyro.param), which these methods would leave at their start: "
+                f"`vipatterns fit {model}` trains them with the guide."
+            )
         exact = {"reference": asked.answer("exact_posterior"), "log_evidence": asked.answer("log_evidence")}
         compared = asked.run(vip.compare, seed, methods=job.make_methods(chosen, asked), **exact)
         if out is not None:

@@ -315,7 +315,7 @@ def _unconstrained(model: Callable, rebuild: Callable, init: Callable, sites: di
                     "is_observed": site.get("is_observed", False),
                     "is_discrete": site["type"] == "sample" and site["fn"].support.is_discrete,
                     "is_enumerable": site["type"] == "sample" and site["fn"].has_enumerate_support,
-                    "shape": jnp.shape(site["value"]),
+                    "shape": () if site["type"] == "param" else jnp.shape(site["value"]),
                     "fn_shape": site["fn"].shape() if site["type"] == "sample" else None,
                     "event_dim": site["fn"].event_dim if site["type"] == "sample" else 0,
                     "plates": [(f.name, f.dim, f.size) for f in site.get("cond_indep_stack", [])],
