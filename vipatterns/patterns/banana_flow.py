@@ -8,7 +8,7 @@
 **Use when** the posterior has one mode and is bent, so that no Gaussian fits, and q must still be cheap to draw from and to evaluate.
 **Avoid when** modes are far apart (a continuous map leaves a bridge between them), or a change of variables in the model unbends it.
 **Cost** seconds; a step costs particles x layers x hidden units.
-**Bias to expect** the ends of the banana are reached last: sds may come out too small there; the ELBO, short of log Z = 0, says how far q is.
+**Bias to expect** the ends of the banana are reached last: sds may come out too small there; how far the ELBO is below log Z = 0 tells.
 **Source** Haario et al. 1999, doi 10.1007/s001800050022; Rezende and Mohamed 2015, arXiv 1505.05770; Dinh et al. 2017, arXiv 1605.08803.
 """
 
