@@ -5,7 +5,8 @@
 Writes results/vae_digits.md. The Bernoulli VAE stands beside a mixture of Bernoullis fitted by EM, the Gaussian VAE beside scikit-learn's
 factor analysis. Parameters come from the training part. Whatever is chosen (weight decay and epoch of a VAE; components, pseudo-count and
 restart of the mixture; number of factors) is chosen on the validation part. The script looks at the test part
-once, by the model that was chosen; its author had seen figures of this part while the grid of weight decays was made. The rivals' log p(x) is exact; a VAE's is by importance sampling, a lower bound in expectation, so that it is judged
+once, by the model that was chosen; its author had seen figures of this part while the grid of weight decays was made.
+The rivals' log p(x) is exact; a VAE's is by importance sampling, a lower bound in expectation, so that it is judged
 too low if at all.
 """
 
