@@ -1,0 +1,131 @@
+"""A pattern's file as a page, and the catalogue as a table: what the files say of themselves, nothing kept twice."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from os import environ
+from pathlib import Path
+
+import jupytext
+from execution import BuildError
+from markdown_text import fenced, markdown
+
+from vipatterns import catalogue
+from vipatterns.catalogue import Pattern
+
+COLUMNS = {
+    "Mean-field": r"mean-field",
+    "Full-rank": r"full-rank|^Gaussian,",
+    "Structured": r"structured|non-centred|an encoder for each layer",
+    "Point mass": r"point mass|point-mass",
+    "Exact family": r"exact family",
+    "Coordinate ascent": r"coordinate ascent|expectation maximisation|natural gradients$",
+    "Minibatches": r"stochastic natural|minibatches",
+    "Score function": r"score-function",
+    "Other gradients": r"implicit|path-derivative|doubly reparameterised",
+    "Importance weights": r"importance|weighted draws",
+    "Flow": r"flow",
+    "Amortised": r"amortised",
+    "Labels summed out": r"labels summed|enumerated",
+    "Constraint": r"posterior regularisation",
+    "Particles, sampling": r"stein|gibbs",
+}
+"""Column of the table -> what a pattern's **Technique** says where it belongs there; a pattern may stand in several."""
+
+
+def columns(pattern: Pattern) -> list[str]:
+    """The columns of the table in which a pattern stands."""
+    return [column for column, says in COLUMNS.items() if re.search(says, pattern.technique, re.I)]
+
+
+def table(patterns: list[Pattern]) -> str:
+    """Families as rows, techniques as columns; a cell names its patterns."""
+    rows = ["| Problem | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
+    for family in dict.fromkeys(pattern.family for pattern in patterns):
+        cells = {column: [] for column in COLUMNS}
+        for pattern in (p for p in patterns if p.family == family):
+            short = words(pattern.name.removeprefix(family).strip("_")) or "plain"
+            for column in columns(pattern):
+                cells[column].append(f"[{short}](patterns/{pattern.name}.md)")
+        rows.append(f"| **{words(family)}** | " + " | ".join("<br>".join(cell) for cell in cells.values()) + " |")
+    return '<div class="output catalogue" markdown="1" tabindex="0" role="region" aria-label="The catalogue">\n\n' + "\n".join(rows) + "\n\n</div>"
+
+
+def listing(patterns: list[Pattern]) -> str:
+    """Every pattern with its technique and what it is held to."""
+    rows = ["| Pattern | What it is | Technique | Checked against |", "|---|---|---|---|"]
+    rows += [f"| [{words(p.name)}](patterns/{p.name}.md) | {p.title} | {p.technique} | {p.checked_against} |" for p in patterns]
+    return "\n".join(rows)
+
+
+def words(name: str) -> str:
+    """gaussian_mean -> gaussian mean."""
+    return name.replace("_", " ").replace("vae", "VAE").replace(" em", " EM").replace("cavi", "CAVI")
+
+
+def page(pattern: Pattern, patterns: list[Pattern]) -> str:
+    """The Markdown of a pattern's page; its file is run as a reader would run it.
+
+    Raises:
+        BuildError: The file ended with an error, or wrote to stderr.
+    """
+    path = catalogue.find(pattern.name)
+    source = path.read_text(encoding="utf-8")
+    printed, seconds = _run(path)
+    said = ast.get_docstring(ast.parse(source)) or ""
+    headings = re.split(r"\n(?=\*\*)", said.partition("\n\n")[2])
+    body = markdown(jupytext.reads(source[source.index("# %%") :].partition('\nif __name__ == "__main__":')[0], fmt="py:percent"))
+    title = re.search(r"^# (.+)\n", body, re.M)
+    if title is None:
+        raise BuildError(f"{path.name}: the first prose cell has no `# Title`.")
+    return "\n\n".join([
+        f"# {title[1]}",
+        f"{pattern.title[0].upper()}{pattern.title[1:].rstrip('.')}.",
+        "\n".join(f"- {_linked(' '.join(heading.split()))}" for heading in headings),
+        f"Take the file and make it your own (`data()` is where your table goes in):\n\n{fenced(f'vipatterns copy {pattern.name} .', 'sh')}",
+        body.replace(title[0], "", 1).strip(),
+        f"## What it prints\n\n`python {path.name}`, in {seconds:.0f} s with compilation, on the machine that built this page:",
+        fenced(printed, "text"),
+        f"Its fit is held to: {pattern.checked_against}. "
+        + ("The tests compare it with the best member of its family, computed another way." if "bias" in pattern.checked_against else ""),
+        _related(pattern, patterns),
+        '<details class="code" markdown="1">\n<summary>The whole file, to copy</summary>',
+        fenced(source, "python"),
+        "</details>\n",
+    ])  # fmt: skip
+
+
+def _run(path: Path) -> tuple[str, float]:
+    """What the file prints as a script, and how long that takes."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", str(path)],
+        capture_output=True, text=True, timeout=600, env=environ | {"JAX_PLATFORMS": "cpu"}, check=False,
+    )  # fmt: skip
+    if done.returncode or done.stderr.strip():
+        raise BuildError(f"{path.name} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
+    return done.stdout, time.perf_counter() - start
+
+
+def _related(pattern: Pattern, patterns: list[Pattern]) -> str:
+    """Others of the family, and of each rarer technique."""
+    others = [p for p in patterns if p.name != pattern.name]
+    lines = []
+    if family := [p for p in others if p.family == pattern.family]:
+        lines.append("- The same problem: " + _links(family))
+    for column in columns(pattern):
+        if like := [p for p in others if column in columns(p) and p.family != pattern.family]:
+            lines.append(f"- {column}: " + _links(like))
+    return "## Related patterns\n\n" + "\n".join(lines) if lines else ""
+
+
+def _links(patterns: list[Pattern]) -> str:
+    return ", ".join(f"[{words(p.name)}]({p.name}.md)" for p in patterns)
+
+
+def _linked(text: str) -> str:
+    """arXiv ids and DOIs as links."""
+    text = re.sub(r"arXiv (\d{4}\.\d{4,5}|[a-z-]+/\d{7})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"(?<![/\w])(10\.\d{4,}/[^\s,;]*[^\s,;.])", r"[doi:\1](https://doi.org/\1)", text)
