@@ -50,7 +50,8 @@ def table(patterns: list[Pattern]) -> str:
             for column in columns(pattern):
                 cells[column].append(f"[{short}](patterns/{pattern.name}.md)")
         rows.append(f"| **{words(family)}** | " + " | ".join("<br>".join(cell) for cell in cells.values()) + " |")
-    return '<div class="output catalogue" markdown="1" tabindex="0" role="region" aria-label="The catalogue">\n\n' + "\n".join(rows) + "\n\n</div>"
+    region = '<div class="output catalogue" markdown="1" tabindex="0" role="region" aria-label="The catalogue">'
+    return "\n\n".join([region, "\n".join(rows), "</div>"])
 
 
 def listing(patterns: list[Pattern]) -> str:
@@ -84,7 +85,8 @@ def page(pattern: Pattern, patterns: list[Pattern]) -> str:
         f"# {title[1]}",
         f"{pattern.title[0].upper()}{pattern.title[1:].rstrip('.')}.",
         "\n".join(f"- {_linked(' '.join(heading.split()))}" for heading in headings),
-        f"Take the file and make it your own (`data()` is where your table goes in):\n\n{fenced(f'vipatterns copy {pattern.name} .', 'sh')}",
+        "Take the file and make it your own (`data()` is where your table goes in):",
+        fenced(f"vipatterns copy {pattern.name} .", "sh"),
         body.replace(title[0], "", 1).strip(),
         f"## What it prints\n\n`python {path.name}`, in {seconds:.0f} s with compilation, on the machine that built this page:",
         fenced(printed, "text"),
