@@ -12,7 +12,6 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
-from traitlets.config import Config
 
 INLINE = re.compile(r"`\{python\} (.+?)`")
 SECONDS = 300
@@ -38,8 +37,7 @@ def executed(source: str, folder: Path, name: str) -> nbformat.NotebookNode:
     notebook.cells = [new for cell in notebook.cells for new in _with_values(cell)]
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "PYTHONHASHSEED": "0", "COLUMNS": "110"}
-    local = Config({"KernelManager": {"transport": "ipc"}})  # no open port, and no warning of one
-    client = NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(folder)}}, config=local)
+    client = NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(folder)}}, extra_arguments=["--log-level=ERROR"])
     try:
         client.execute(env=environment)
     except CellExecutionError as error:
