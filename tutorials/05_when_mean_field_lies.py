@@ -11,11 +11,13 @@ import jax
 import numpy as np
 import numpyro
 import pandas as pd
-import vipatterns as vip
 from figures import BLUE, GREEN, GREY, ORANGE, PURPLE, moving, plt, show
 from matplotlib.patches import Ellipse
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
+from numpyro.infer.importance import psis_diagnostic
+
+import vipatterns as vip
 from vipatterns.diagnosis import smooth
 from vipatterns.patterns import correlated_gaussian, linear_regression, logistic_regression
 
@@ -57,9 +59,8 @@ for rho, row in zip(rhos, path.itertuples(), strict=True):
         seen.append(left.add_patch(Ellipse((0, 0), wide, narrow, angle=45, fill=False, color=BLUE, lw=1.5)))
         seen.append(left.add_patch(Ellipse((0, 0), 2 * r * row.sd, 2 * r * row.sd, fill=False, color=ORANGE, lw=1.5)))
     frames.append([*seen, right.axvline(rho, color=GREY, lw=1)])
-    captions.append(
-        f"rho {rho:.2f}: sds {row.sd:.2f} of the true ones, {row.repaired:.2f} after weighting; k {rho:.2f}, k-hat {row.khat:.2f}"
-    )
+    khat = f"k-hat {row.khat:.2f}" if math.isfinite(row.khat) else "the weights are all equal"
+    captions.append(f"rho {rho:.2f}: sds {row.sd:.2f} of the true ones, {row.repaired:.2f} after weighting; k {rho:.2f}, {khat}")
 moving(
     fig,
     frames,
@@ -96,7 +97,8 @@ formula = {"mean": 0.0, "variance": 1 - rho**2, "ELBO": 0.5 * math.log(1 - rho**
 pd.DataFrame({"fitted": fitted, "formula": formula, "truth": {"mean": 0.0, "variance": 1.0, "ELBO": 0.0}}).astype(float).round(3)
 
 # %%
-assert np.allclose(q["z"].mean, 0, atol=0.005) and np.allclose(q["z"].variance, 1 - rho**2, rtol=0.01)
+assert np.allclose(q["z"].mean, 0, atol=0.006)
+assert np.allclose(q["z"].variance, 1 - rho**2, rtol=0.015)
 assert abs(fitted["ELBO"] - formula["ELBO"]) < 0.02
 
 # %% [markdown]
@@ -110,8 +112,8 @@ assert abs(fitted["ELBO"] - formula["ELBO"]) < 0.02
 # one number says, the Pareto shape $k$: the share of weights above $t$ falls like $t^{-1/k}$.
 #
 # - below $k = 1/2$ the weights have a variance, and weighted averages behave;
-# - up to about 0.7 they still settle in practice, once the largest weights are smoothed by a fitted Pareto tail (PSIS);
-# - above that, no number of draws that you can afford is enough; above $k = 1$ the weights have no mean at all.
+# - up to about $k = 0.7$ they still settle in practice, once the largest weights are smoothed by a fitted Pareto tail (PSIS);
+# - above that the number of draws that you would need explodes; above $k = 1$ the weights have no mean at all.
 #
 # For a wrong Gaussian the shape has a formula. Take $p = \mathcal N(0, 1)$ and $q = \mathcal N(0, s^2)$, and write $z = s\epsilon$:
 #
@@ -133,8 +135,9 @@ assert all(abs(np.mean(tails[rho]) - value) < 4 * np.std(tails[rho]) / math.sqrt
 
 # %% [markdown]
 # The green triangles say what the weights are good for. Weighted, the sd is right to
-# `{python} f"{path.repaired[:0.6].sub(1).abs().max():.1%}"` up to $\rho =$ `{python} f"{rhos[12]:.1f}"`; at $\rho =$ `{python} f"{rhos[18]:.1f}"` it is
-# `{python} f"{path.repaired.iloc[18]:.2f}"`. The alarm at 0.7 goes off where the repair stops working.
+# `{python} f"{path.repaired.iloc[:13].sub(1).abs().max():.1%}"` up to $\rho =$ `{python} f"{rhos[12]:.1f}"`; at
+# $\rho =$ `{python} f"{rhos[18]:.1f}"` it is `{python} f"{path.repaired.iloc[18]:.2f}"`. The alarm, at $k = 0.7$, goes off where the
+# repair stops working.
 #
 # ## A posterior of real patients
 #
@@ -194,17 +197,18 @@ show(
 # Two fates.
 #
 # **Left, repaired.** With several latents, $k$ is one minus the smallest eigenvalue of the precision scaled to a unit diagonal: here
-# `{python} f"{mild_sds['k']:.2f}"`, and the estimate is `{python} f"{mild_fit.certificate.khat:.2f}"`. The raw draws of $q$ are not to be used, and
-# `fit.proposal_certificate` says so: *`{python} mild_fit.proposal_certificate.verdict`* But `fit.posterior` does not hold the raw draws. It
-# holds draws resampled by their smoothed weights, and these have the right sds. The certificate vouches for them, and for them alone.
+# `{python} f"{mild_sds['k']:.2f}"`, and the estimate is `{python} f"{mild_fit.certificate.khat:.2f}"`. The raw draws of $q$ are not
+# to be used, and `fit.proposal_certificate` says so: *`{python} mild_fit.proposal_certificate.verdict`* But `fit.posterior` does not
+# hold the raw draws. It holds draws resampled by their smoothed weights, and these have the right sds. The certificate vouches for
+# them, and for them alone.
 #
 # **Right, refused.** $k$ is `{python} f"{strong_sds['k']:.2f}"`. Even after weighting the sds are only
-# `{python} f"{strong_sds['smoothed, resampled'].min():.0%}"` to `{python} f"{strong_sds['smoothed, resampled'].max():.0%}"` of the truth, and the
-# certificate says no. It cannot say *how far* off they are: that is what the formula, or a reference, is for.
+# `{python} f"{strong_sds['smoothed, resampled'].min():.0%}"` to `{python} f"{strong_sds['smoothed, resampled'].max():.0%}"`
+# of the truth, and the certificate says no. It cannot say *how far* off they are: that is what the formula, or a reference, is for.
 #
-# What helps is a family that can tilt. `vip.FullRank()` has a whole covariance matrix. `vip.fit` without a method climbs a ladder of methods until
-# one earns a certificate; its first rung corrects mean-field's covariance by how its means respond to a push on the target
-# (linear response), and draws from that:
+# What helps is a family that can tilt. `vip.FullRank()` has a whole covariance matrix. `vip.fit` without a method climbs a ladder of
+# methods until one earns a certificate; its first rung puts the covariance back that mean-field left out, from how its means respond
+# to a push on the target (linear response), and draws from that:
 
 # %%
 ladder_fit = vip.fit(jax.random.key(3), linear_regression.model, strong)
@@ -213,7 +217,9 @@ print(f"the ladder stopped at {ladder_fit.name} after {len(ladder_fit.rungs)} ru
 pd.DataFrame({"MeanField": strong_sds["smoothed, resampled"], "ladder": ladder_sds}, index=["s1", "s2"]).round(3)
 
 # %%
-assert mild_fit.certificate.ok and not mild_fit.proposal_certificate.ok and not strong_fit.certificate.ok
+assert mild_fit.certificate.ok
+assert not mild_fit.proposal_certificate.ok
+assert not strong_fit.certificate.ok
 assert np.allclose(strong_sds["raw draws of q"], strong_sds["formula"], rtol=0.02)  # 40,000 draws: 4 standard errors are 0.014
 for fit, found in ((mild_fit, mild_sds["smoothed, resampled"]), (ladder_fit, ladder_sds)):
     assert np.allclose(found, 1, atol=4 * fit.certificate.mcse)
@@ -224,9 +230,9 @@ assert strong_sds["smoothed, resampled"].max() < 0.9
 #
 # Mean-field's ELBO on the needle is `{python} f"{strong_fit.elbo:.2f}"`. Is that good? The log evidence is
 # `{python} f"{linear_regression.log_evidence(**strong):.2f}"`, so the whole lie costs
-# `{python} f"{linear_regression.log_evidence(**strong) - strong_fit.elbo:.2f}"` nats, a
-# `{python} f"{(linear_regression.log_evidence(**strong) - strong_fit.elbo) / -strong_fit.elbo:.3%}"` part of it. And in practice nobody gives you
-# the log evidence. A flat ELBO curve says that the optimiser has arrived, not where.
+# `{python} f"{linear_regression.log_evidence(**strong) - strong_fit.elbo:.2f}"` nats in some
+# `{python} f"{-strong_fit.elbo:,.0f}"`. In practice nobody gives you the log evidence, and you see the second number alone. A flat
+# ELBO curve says that the optimiser has arrived, not where.
 #
 # It is worse than that. Give the target of correlation $\rho = 0.9$ a round $q$ of any sd $s$:
 #
@@ -266,20 +272,21 @@ show(fig, alt=f"Left, the ELBO against the sd of q: it peaks at {best:.2f} and i
 #
 # ## The trap of the usual Adam settings
 #
-# So far every fit had *arrived*. The common recipe (`AutoNormal`, Adam at rate 0.01, 5,000 steps) often has not. Adam moves a
-# parameter by about its rate at each step, so 5,000 steps at 0.01 carry it 50 units at most. The regression's intercept is near
+# So far every fit had *arrived*. The common recipe (`AutoNormal`, `Adam(0.01)`, 5,000 steps) often has not. Adam moves a
+# parameter by about its rate at each step, so 5,000 steps carry it some 50 units. The regression's intercept is near
 # `{python} f"{strong['y'].mean():.0f}"`, in the table's units:
 
 # %%
 guide = AutoNormal(linear_regression.model)
 svi = SVI(linear_regression.model, guide, numpyro.optim.Adam(0.01), Trace_ELBO())
 usual = svi.run(jax.random.key(5), 5_000, **strong, progress_bar=False)
+usual_khat = psis_diagnostic(jax.random.key(11), usual.params, linear_regression.model, guide, **strong, num_particles=10_000)
 exact = linear_regression.exact_posterior(**strong)["intercept"]
 usual_mean = guide.median(usual.params)["intercept"]
 usual_error = (usual_mean - exact.mean) / np.sqrt(exact.variance)
 ours = strong_fit.idata["proposal"]["intercept"].values
 ours_error = (ours.mean() - exact.mean) / np.sqrt(exact.variance)
-print(f"intercept: exact {exact.mean:.1f}, the recipe's {usual_mean:.1f}, which is {abs(usual_error):.0f} posterior sds off")
+print(f"intercept: exact {exact.mean:.1f}, the recipe's {usual_mean:.1f}: {abs(usual_error):.0f} posterior sds off, k-hat {usual_khat:.1f}")
 print(f"vip.MeanField, from its raw draws: {ours.mean():.1f}, {abs(ours_error):.3f} posterior sds off")
 
 # %% tags=["figure"]
@@ -288,27 +295,29 @@ smoothed = np.asarray(usual.losses).reshape(100, 50).mean(1)
 ax.plot(np.arange(25, 5_000, 50), -smoothed, color=PURPLE, label="usual settings, mean of 50 steps")
 ax.axhline(strong_fit.elbo, color=ORANGE, label="the best mean-field $q$")
 ax.set(xlabel="step", ylabel="ELBO, in nats", title="5,000 steps at a rate of 0.01, in raw units")
-ax.legend(fontsize=8, loc="center right")
+ax.legend(fontsize=8, loc="lower right")
 show(fig, alt="The ELBO of the usual settings climbs slowly in a long line and ends far below the level that the best mean-field q has.")
 
 # %% [markdown]
-# Mean-field would have had exact means here. The recipe's are `{python} f"{abs(usual_error):.0f}"` posterior sds off, and nothing said so. Its ELBO
-# still rises, `{python} f"{-np.mean(usual.losses[-500:]) + np.mean(usual.losses[-1500:-1000]):.0f}"` nats in the last 1,000 steps; but on a screen of
-# five digits that looks like arriving. Convergence is measured, never assumed: `vip.MeanField` optimises in units of the
-# posterior's own curvature, runs several restarts, lets the rate decay, and says why it stopped:
-# *`{python} strong_fit.stopped_because`*. An optimiser that has not arrived also shows in k-hat. You need not know which lie it was to be warned.
+# Mean-field has exact means here; the recipe's are `{python} f"{abs(usual_error):.0f}"` posterior sds off, and nothing said so. Its ELBO
+# still rises, by `{python} f"{np.mean(usual.losses[-1500:-1000]) - np.mean(usual.losses[-500:]):.0f}"` nats in the last 1,000 steps:
+# plain to see in a plot that shows where it should end, easy to miss in a progress bar. Convergence is measured, never assumed:
+# `vip.MeanField` optimises in units of the posterior's own curvature, runs several restarts, lets the rate decay, and says why it
+# stopped: *`{python} strong_fit.stopped_because`*. Against an optimiser that has not arrived k-hat helps as well. It does not ask why $q$
+# is off.
 #
 # ## What k-hat cannot see
 #
-# k-hat looks where $q$ has put its draws. A second mode that no draw visits leaves no trace in the weights (exercise 3). A mixture's posterior has such
-# modes by construction: [the next page](06_mixtures.md) is about them.
+# k-hat looks where $q$ has put its draws. A second mode that no draw visits leaves no trace in the weights (exercise 3). A mixture's
+# posterior has such modes by construction: [the next page](06_mixtures.md) is about them.
 #
 # ## What the documents said
 #
-# **"Variational auto encoders make a constraint that the posterior is approximated by an gaussian distribution with diagonal covariances. As a
-# result, the latent representation will have linearly independent dimensions"** (the VI note). Independent *given $x$*, and no more. The
-# constraint is on $q(z \mid x)$, one $x$ at a time; over all $x$ the means move together. Let $z \sim \mathcal N(0, I)$ in two
-# dimensions and $x \sim \mathcal N(z_1 + z_2, 1/4)$. The best diagonal $q(z \mid x)$ has a closed form, and here is what it makes of 100,000 data:
+# **"the posterior is approximated by an gaussian distribution with diagonal covariances. As a result, the latent representation
+# will have linearly independent dimensions"** (the VI note, on auto-encoders). Independent *given $x$*, and no more. The constraint is on
+# $q(z \mid x)$, one $x$ at a time; over all $x$ the means move together. Let $z \sim \mathcal N(0, I)$ in two dimensions, and let
+# $x$ have mean $z_1 + z_2$ and variance $1/4$. The best diagonal $q(z \mid x)$ has a closed form, and here is what it makes of
+# 100,000 data:
 
 # %%
 posterior = np.linalg.inv(np.eye(2) + 4 * np.ones((2, 2)))
@@ -354,7 +363,8 @@ pd.Series(correlation, name="correlation of z1 and z2").to_frame().round(3)
 z, weights = weighed(0.9, 1.0, seed=7)
 widened = math.sqrt(np.exp(weights.log_weights) @ z[:, 0] ** 2)
 print(f"k is rho / (1 + rho) = {0.9 / 1.9:.2f}, k-hat {weights.khat:.2f}; weighted sd {widened:.3f}")
-assert weights.khat < 0.6 and abs(widened - 1) < 0.02
+assert weights.khat < 0.6
+assert abs(widened - 1) < 0.02
 
 # %% [markdown]
 # ### A posterior that is not Gaussian
@@ -370,8 +380,10 @@ truth = logistic_regression.exact_posterior(**bioassay)["slopes"].std()
 raw_sd, safe_sd = (float(d["slopes"].std()) for d in (refused.idata["proposal"], certified.posterior))
 print(f"slope's sd: exact {truth:.2f}, raw mean-field {raw_sd:.2f}, the ladder's {safe_sd:.2f}, by {certified.name}")
 print(f"k-hat {refused.certificate.khat:.2f} against {certified.certificate.khat:.2f}")
-assert certified.certificate.ok and not refused.certificate.ok
-assert raw_sd < 0.8 * truth and abs(safe_sd / truth - 1) < 0.07
+assert certified.certificate.ok
+assert not refused.certificate.ok
+assert raw_sd < 0.8 * truth
+assert abs(safe_sd / truth - 1) < 4 * certified.certificate.mcse
 
 # %% [markdown]
 # ### Fool the certificate
@@ -385,7 +397,8 @@ log_q = -0.5 * (z - 10) ** 2 - 0.5 * math.log(2 * math.pi)
 log_p = np.logaddexp(log_q, -0.5 * (z + 10) ** 2 - 0.5 * math.log(2 * math.pi)) - math.log(2)
 fooled = smooth(log_p, log_q)
 print(f"k-hat {fooled.khat}: perfect weights; ELBO and estimated log evidence {np.mean(log_p - log_q):.4f}, {fooled.log_evidence:.4f}")
-assert fooled.khat == -math.inf and abs(fooled.log_evidence + math.log(2)) < 1e-6
+assert fooled.khat == -math.inf
+assert abs(fooled.log_evidence + math.log(2)) < 1e-6
 
 # %% [markdown]
 # ## The page checks itself
@@ -393,10 +406,15 @@ assert fooled.khat == -math.inf and abs(fooled.log_evidence + math.log(2)) < 1e-
 # Asserts stand beside the results above. The rest of what this page claims is held here against closed forms:
 
 # %%
-assert all(abs(path.sd - np.sqrt(1 - rhos**2)) < 1e-12) and (path.repaired[:0.6].sub(1).abs() < 0.03).all() and path.repaired.iloc[18] < 0.9
+assert np.all(np.abs(path.repaired.iloc[:13] - 1) < 0.03)
+assert path.repaired.iloc[18] < 0.9
 gap = linear_regression.log_evidence(**strong) - strong_fit.elbo
-assert abs(gap + 0.5 * math.log(1 - strong_sds["k"] ** 2)) < 4 * strong_fit.elbo_mcse + 0.01  # KL of the best mean-field q
-assert elbo(best) - elbo(1) > 2 and abs(elbo(best) - 0.5 * math.log(1 - rho**2)) < 1e-12
-assert abs(usual_error) > 20 and abs(ours_error) < 0.03
+assert abs(gap + 0.5 * math.log(1 - strong_sds["k"] ** 2)) < 4 * strong_fit.elbo_mcse + 0.005  # KL of the best mean-field q
+assert abs(elbo(best) - 0.5 * math.log(1 - rho**2)) < 1e-12
+assert elbo(1) < elbo(best) - 2
+assert abs(ours_error) < 0.03
+assert abs(usual_error) > 20
+assert usual_khat > 0.7
 aggregate = np.eye(2) - posterior + np.diag(width**2)  # covariance over all x, in closed form
-assert abs(correlation["over all x"] - aggregate[0, 1] / aggregate[0, 0]) < 0.01 and abs(correlation["given one x"]) < 0.015
+assert abs(correlation["over all x"] - aggregate[0, 1] / aggregate[0, 0]) < 4 * (1 - correlation["over all x"] ** 2) / math.sqrt(100_000)
+assert abs(correlation["given one x"]) < 4 / math.sqrt(100_000)
