@@ -1,5 +1,6 @@
 """The built site, as a browser shows it: every page in both themes, at a desk's width and a phone's."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_a_page(watched, site_url, path):
     assert all(len(label or "") > 20 for label in pictures.evaluate_all("all => all.map(e => e.ariaLabel)"))
     assert page.locator("h1").count() == 1
     levels = page.locator("article").locator("h1, h2, h3, h4, h5, h6").evaluate_all("all => all.map(e => +e.tagName[1])")
-    assert all(below - above <= 1 for above, below in zip(levels, levels[1:], strict=False)), levels
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels)), levels
     assert sum(len(response.body()) for response in loaded) < MOST_BYTES
     for scheme in ("light", "dark"):
         themed(page, scheme)
@@ -79,7 +80,6 @@ def test_a_slider_moves(watched, site_url, path):
         assert len(seen) == 2
         slider.focus()
         page.keyboard.press("ArrowLeft")
-        assert caption.inner_text() not in ("", *[c for c in seen if c == caption.inner_text() and slider.input_value() == slider.get_attribute("max")])
         assert int(slider.input_value()) == int(slider.get_attribute("max")) - 1
     assert not wrong
 
