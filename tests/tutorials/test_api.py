@@ -42,6 +42,8 @@ def test_what_is_shown_exists_and_says_what_it_takes(path):
     shown = resolve(path)
     assert inspect.getdoc(shown)
     functions = {path: shown} if inspect.isfunction(shown) else {}
+    if inspect.ismodule(shown):
+        functions = {f"{path}.{name}": getattr(shown, name) for name in MEMBERS if inspect.isfunction(getattr(shown, name, None))}
     if inspect.isclass(shown):
         functions |= {f"{path}.{name}": f for name, f in vars(shown).items() if inspect.isfunction(f) and name[0] != "_"}
     for name, function in functions.items():
