@@ -31,7 +31,7 @@ MOST_HELD_OUT = 10_000
 
 
 def train(
-    rng_key,
+    rng_key: jax.Array,
     model: Callable,
     guide: Callable,
     data: dict | Stream,
@@ -55,8 +55,9 @@ def train(
 
     Args:
         rng_key: a JAX key.
-        model, guide: NumPyro functions of a batch of rows, by keyword. Every latent stands in a plate over the rows; networks are
+        model: a NumPyro function of a batch of rows, by keyword. Every latent stands in a plate over the rows; networks are
             `numpyro.contrib.module.nnx_module`.
+        guide: of the same arguments and latents.
         data: argument -> value, of which the longest arrays are the rows; or a `Stream`, such as `vip.amortized.Parquet` and
             `vip.amortized.ArrayFile`.
         held_out: the share of the rows that is held out, of a file that is streamed `MOST_HELD_OUT` rows at most; or rows of their
@@ -72,6 +73,9 @@ def train(
         dtype: "float32" or "float64".
         checkpoint: a file that the run is kept in, `run.safetensors`: parameters, optimizer, key and position in the data.
         progress: None for automatic, True or False to force.
+
+    Returns:
+        A Trained, at the epoch whose held-out ELBO was the highest. Training that diverged comes back with a sentence.
 
     Raises:
         InputError: what was given cannot be trained, or the checkpoint is of another run; the sentence says why.
