@@ -76,15 +76,17 @@ def words(name: str) -> str:
     return name.replace("_", " ").replace("vae", "VAE").replace(" em", " EM").replace("cavi", "CAVI")
 
 
-def page(pattern: Pattern, patterns: list[Pattern]) -> str:
-    """The Markdown of a pattern's page; its file is run as a reader would run it.
+def page(pattern: Pattern, patterns: list[Pattern], printed: str) -> str:
+    """The Markdown of a pattern's page.
 
-    Raises:
-        BuildError: The file ended with an error, or wrote to stderr.
+    Args:
+        pattern: Whose page.
+        patterns: All, of which some are related.
+        printed: What its file prints, after a line with the seconds that this takes.
     """
     path = catalogue.find(pattern.name)
     source = path.read_text(encoding="utf-8")
-    printed, seconds = _run(path)
+    seconds, _, printed = printed.partition("\n")
     said = ast.get_docstring(ast.parse(source)) or ""
     headings = re.split(r"\n(?=\*\*)", said.partition("\n\n")[2])
     notebook = jupytext.reads(source[source.index("# %%") :].partition('\nif __name__ == "__main__":')[0], fmt="py:percent")
@@ -102,7 +104,7 @@ def page(pattern: Pattern, patterns: list[Pattern]) -> str:
         "Take the file and make it your own (`data()` is where your table goes in):",
         fenced(f"vipatterns copy {pattern.name} .", "sh"),
         markdown(notebook).strip(),
-        f"## What it prints\n\n`python {path.name}`, in {seconds:.0f} s with compilation, on the machine that built this page:",
+        f"## What it prints\n\n`python {path.name}`, in {seconds} s with compilation, on the machine that built this page:",
         fenced(printed, "text"),
         HELD[pattern.checked_against],
         _related(pattern, patterns),
@@ -112,16 +114,19 @@ def page(pattern: Pattern, patterns: list[Pattern]) -> str:
     ])  # fmt: skip
 
 
-def _run(path: Path) -> tuple[str, float]:
-    """What the file prints as a script, and how long that takes."""
+def printed(path: Path) -> str:
+    """What a pattern's file prints when a reader runs it, after a line with the seconds that it takes.
+
+    Raises:
+        BuildError: The file ended with an error, or wrote to stderr.
+    """
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", str(path)],
-        capture_output=True, text=True, timeout=600, env=environ | {"JAX_PLATFORMS": "cpu"}, check=False,
-    )  # fmt: skip
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=600, env=environ | {"JAX_PLATFORMS": "cpu"}, check=False
+    )
     if done.returncode or done.stderr.strip():
         raise BuildError(f"{path.name} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
-    return done.stdout, time.perf_counter() - start
+    return f"{time.perf_counter() - start:.0f}\n{done.stdout}"
 
 
 def _related(pattern: Pattern, patterns: list[Pattern]) -> str:
