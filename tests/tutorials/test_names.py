@@ -73,6 +73,14 @@ def test_commands_name_what_exists(name):
         assert not rest or rest[0].removesuffix(".py") in patterns | {"my_model"}
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_no_decimal_figure_is_typed_into_prose(name):
+    """These pages are not computed, so that nothing would keep a figure true: code, equations and quotations aside."""
+    prose = re.sub(r"(?m)^>.*$", "", text(name))
+    prose = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$", "", prose, flags=re.S)
+    assert re.findall(r"\d+\.\d+", prose) == []
+
+
 @pytest.mark.slow
 def test_the_home_s_example_runs(capsys):
     (example,) = re.findall(r"```python\n(.*?)```", text("index"), re.S)
