@@ -34,6 +34,16 @@ COLUMNS = {
 }
 """Column of the table -> what a pattern's **Technique** says where it belongs there; a pattern may stand in several."""
 
+HELD = {
+    "exact posterior": "The tests hold this fit to the exact posterior of these data, within Monte Carlo error.",
+    "documented bias": "The tests hold it to the best member of its guide's family, computed another way; how far off that is, is known.",
+    "exact evidence": "The tests hold this fit to the exact evidence, computed another way.",
+    "NUTS": "No closed form holds this fit; its tests hold what its docstring says, and measure it against NUTS or a rival.",
+}
+"""What a pattern is checked against -> what its page says of that."""
+MANY = 8
+"""A technique of more patterns than this is no kinship; the catalogue lists them."""
+
 
 def columns(pattern: Pattern) -> list[str]:
     """The columns of the table in which a pattern stands."""
@@ -50,7 +60,8 @@ def table(patterns: list[Pattern]) -> str:
             for column in columns(pattern):
                 cells[column].append(f"[{short}](patterns/{pattern.name}.md)")
         rows.append(f"| **{words(family)}** | " + " | ".join("<br>".join(cell) for cell in cells.values()) + " |")
-    return '<div class="output catalogue" markdown="1" tabindex="0" role="region" aria-label="The catalogue">\n\n' + "\n".join(rows) + "\n\n</div>"
+    region = '<div class="output catalogue" markdown="1" tabindex="0" role="region" aria-label="The catalogue">'
+    return "\n\n".join([region, "\n".join(rows), "</div>"])
 
 
 def listing(patterns: list[Pattern]) -> str:
@@ -76,20 +87,24 @@ def page(pattern: Pattern, patterns: list[Pattern]) -> str:
     printed, seconds = _run(path)
     said = ast.get_docstring(ast.parse(source)) or ""
     headings = re.split(r"\n(?=\*\*)", said.partition("\n\n")[2])
-    body = markdown(jupytext.reads(source[source.index("# %%") :].partition('\nif __name__ == "__main__":')[0], fmt="py:percent"))
-    title = re.search(r"^# (.+)\n", body, re.M)
-    if title is None:
-        raise BuildError(f"{path.name}: the first prose cell has no `# Title`.")
+    notebook = jupytext.reads(source[source.index("# %%") :].partition('\nif __name__ == "__main__":')[0], fmt="py:percent")
+    imports, prose = notebook.cells[:2]
+    title = re.match(r"# (.+)\n", prose.source)
+    if imports.cell_type != "code" or title is None:
+        raise BuildError(f"{path.name}: expected the imports in its first cell and `# Title` atop the second.")
+    prose.source = prose.source.removeprefix(title[0]).strip()
+    imports.metadata["tags"] = ["imports"]
+    notebook.cells[:2] = [prose, imports]
     return "\n\n".join([
         f"# {title[1]}",
         f"{pattern.title[0].upper()}{pattern.title[1:].rstrip('.')}.",
         "\n".join(f"- {_linked(' '.join(heading.split()))}" for heading in headings),
-        f"Take the file and make it your own (`data()` is where your table goes in):\n\n{fenced(f'vipatterns copy {pattern.name} .', 'sh')}",
-        body.replace(title[0], "", 1).strip(),
+        "Take the file and make it your own (`data()` is where your table goes in):",
+        fenced(f"vipatterns copy {pattern.name} .", "sh"),
+        markdown(notebook).strip(),
         f"## What it prints\n\n`python {path.name}`, in {seconds:.0f} s with compilation, on the machine that built this page:",
         fenced(printed, "text"),
-        f"Its fit is held to: {pattern.checked_against}. "
-        + ("The tests compare it with the best member of its family, computed another way." if "bias" in pattern.checked_against else ""),
+        HELD[pattern.checked_against],
         _related(pattern, patterns),
         '<details class="code" markdown="1">\n<summary>The whole file, to copy</summary>',
         fenced(source, "python"),
@@ -116,7 +131,8 @@ def _related(pattern: Pattern, patterns: list[Pattern]) -> str:
     if family := [p for p in others if p.family == pattern.family]:
         lines.append("- The same problem: " + _links(family))
     for column in columns(pattern):
-        if like := [p for p in others if column in columns(p) and p.family != pattern.family]:
+        like = [p for p in others if column in columns(p) and p.family != pattern.family]
+        if 0 < len(like) <= MANY:
             lines.append(f"- {column}: " + _links(like))
     return "## Related patterns\n\n" + "\n".join(lines) if lines else ""
 

@@ -4,7 +4,7 @@ import re
 
 import nbformat
 
-FOLDED = {"answer": ("Answer", "answer"), "figure": ("Code of the figure", "code")}
+FOLDED = {"answer": ("Answer", "answer"), "figure": ("Code of the figure", "code"), "imports": ("Imports", "code")}
 """Tag of a code cell -> what is written on its fold, and its class. An answer folds its outputs too; a figure's stay in sight."""
 
 

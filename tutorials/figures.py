@@ -72,7 +72,9 @@ def moving(
         for j, artist in enumerate(artists):
             artist.set_gid(f"frame-{i}-{j}")
     svg = re.sub(
-        r'<g id="frame-(\d+)-\d+"', lambda g: f'<g data-frame="{g[1]}"' + ("" if int(g[1]) == start else ' display="none"'), _svg(figure, alt)
+        r'<g id="frame-(\d+)-\d+"',
+        lambda g: f'<g data-frame="{g[1]}"' + ("" if int(g[1]) == start else ' display="none"'),
+        _svg(figure, alt),
     )
     slider = (
         f'<label class="slider">{html.escape(label)} '
