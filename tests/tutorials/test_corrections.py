@@ -35,10 +35,3 @@ def test_every_correction_shows_its_test():
     """Under each heading with a quotation stands at least one test."""
     for section in re.split(r"(?m)^### ", PAGE)[1:]:
         assert "\n> " not in section or "::test_" in section, section.partition("\n")[0]
-
-
-def test_no_decimal_figure_is_typed_into_prose():
-    """Figures stand in the tests; here only inside code, equations and quotations."""
-    prose = re.sub(r"(?m)^>.*$", "", PAGE)
-    prose = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$", "", prose, flags=re.S)
-    assert re.findall(r"\d+\.\d+", prose) == []
