@@ -117,8 +117,9 @@ assert abs(fitted["ELBO"] - formula["ELBO"]) < 0.04
 #
 # For a wrong Gaussian the shape has a formula. Take $p = \mathcal N(0, 1)$ and $q = \mathcal N(0, s^2)$, and write $z = s\epsilon$:
 #
-# $$\log w = \tfrac12 (1 - s^2)\, \epsilon^2 + \text{const}, \qquad
-# P(w > t) \approx P\Big(\epsilon^2 > \frac{2 \log t}{1 - s^2}\Big) \approx t^{-1 / (1 - s^2)}, \qquad k = 1 - s^2.$$
+# $$\begin{aligned} \log w &= \tfrac12 (1 - s^2)\, \epsilon^2 + \text{const}, \\
+# P(w > t) &\approx P\Big(\epsilon^2 > \frac{2 \log t}{1 - s^2}\Big) \approx t^{-1 / (1 - s^2)}, \\
+# k &= 1 - s^2. \end{aligned}$$
 #
 # In the picture above, $p$ has variance $1 + |\rho|$ along the diagonal and $q$ has $1 - \rho^2$: their ratio is $1 - |\rho|$. So
 # $k = |\rho|$, the straight line. The dots are *estimates* from 100,000 draws, k-hat. They use $\log p$ up to a constant and nothing
@@ -126,7 +127,12 @@ assert abs(fitted["ELBO"] - formula["ELBO"]) < 0.04
 
 # %%
 tails = {rho: [weighed(rho, math.sqrt(1 - rho**2), seed=100 + i)[1].khat for i in range(12)] for rho in (0.3, 0.5, 0.7, 0.9)}
-khats = pd.DataFrame(tails).agg(["mean", "std"]).T.rename_axis("k = rho").rename(columns={"mean": "k-hat, mean of 12", "std": "their sd"})
+khats = (
+    pd.DataFrame(tails)
+    .agg(["mean", "std"])
+    .T.rename_axis(columns="k = rho")
+    .rename(columns={"mean": "k-hat, mean of 12", "std": "their sd"})
+)
 khats.round(2)
 
 # %%
@@ -236,7 +242,8 @@ assert strong_sds["smoothed, resampled"].max() < 0.9
 #
 # It is worse than that. Give the target of correlation $\rho = 0.9$ a round $q$ of any sd $s$:
 #
-# $$\mathrm{ELBO}(s) = 1 + 2 \log s - \frac{s^2}{1 - \rho^2} - \tfrac12 \log(1 - \rho^2), \qquad k(s) = 1 - \frac{s^2}{1 + \rho}.$$
+# $$\begin{aligned} \mathrm{ELBO}(s) &= 1 + 2 \log s - \frac{s^2}{1 - \rho^2} - \tfrac12 \log(1 - \rho^2), \\
+# k(s) &= 1 - \frac{s^2}{1 + \rho}. \end{aligned}$$
 
 # %% tags=["figure"]
 rho = 0.9

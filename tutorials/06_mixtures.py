@@ -80,8 +80,8 @@ print(f"{len(labels):,} assignments, but {len(distinct):,} partitions: names asi
 # Mean-field with labels: $q(\mu)\, q(z) = \prod_k \mathcal N(\mu_k; m_k, s_k^2) \prod_i r_{i z_i}$. Hold one factor fixed and the best
 # other one has a closed form. Taking turns is coordinate ascent VI, CAVI:
 #
-# $$r_{ik} \propto e^{-\frac12 [(y_i - m_k)^2 + s_k^2]}, \qquad s_k^{-2} = \sum_i r_{ik} + \tfrac1{25}, \qquad
-# m_k = s_k^2 \sum_i r_{ik}\, y_i.$$
+# $$\begin{aligned} r_{ik} &\propto e^{-\frac12 [(y_i - m_k)^2 + s_k^2]}, \\
+# s_k^{-2} &= \sum_i r_{ik} + \tfrac1{25}, \qquad m_k = s_k^2 \sum_i r_{ik}\, y_i. \end{aligned}$$
 
 
 # %%
@@ -103,17 +103,17 @@ def cavi(y, m, *, num_sweeps=100, points=False, prior=25.0):
     return m, s2, np.array(elbos)
 
 
-runs = {order: cavi(y, np.array(order)) for order in itertools.permutations([-1.0, 0.0, 1.0])}
+runs = {order: cavi(y, np.array(order, float)) for order in itertools.permutations([-1, 0, 1])}
 columns = ["m1", "m2", "m3", "ELBO, sweep 1", "sweep 2", "sweep 5"]
-pd.DataFrame([[*m, *elbos[[0, 1, 4]]] for m, _, elbos in runs.values()], columns=columns, index=map(str, runs)).rename_axis("start").round(
-    3
-)
+pd.DataFrame([[*m, *elbos[[0, 1, 4]]] for m, _, elbos in runs.values()], columns=columns, index=map(str, runs)).rename_axis(
+    columns="start"
+).round(3)
 
 # %% [markdown]
-# Six starts, six answers, one ELBO: `{python} f"{runs[-1.0, 0.0, 1.0][2][-1]:.6f}"`. It falls short of the log evidence by
+# Six starts, six answers, one ELBO: `{python} f"{runs[-1, 0, 1][2][-1]:.6f}"`. It falls short of the log evidence by
 
 # %%
-m, s2, elbos = runs[-1.0, 0.0, 1.0]
+m, s2, elbos = runs[-1, 0, 1]
 gap = log_evidence - elbos[-1]
 print(f"log p(y) - ELBO = {gap:.6f} = log 3! + {gap - math.log(6):.6f}")
 
@@ -171,8 +171,8 @@ pd.DataFrame({"as drawn": gibbs.mean(0), "sorted": ordered.mean(0), "sorted, sd"
 # EM predates VI, looks for one best value $\theta$ instead of a distribution, and is often taught as a thing apart. Write the ELBO with
 # $q(z)$ for the latents and $\theta$ as a parameter:
 #
-# $$F(q, \theta) = \mathbb E_{q(z)}\big[\log p(y, z \mid \theta) - \log q(z)\big] = \log p(y \mid \theta) - \mathrm{KL}\big(q(z)
-# \,\|\, p(z \mid y, \theta)\big).$$
+# $$\begin{aligned} F(q, \theta) &= \mathbb E_{q(z)}\big[\log p(y, z \mid \theta) - \log q(z)\big] \\
+# &= \log p(y \mid \theta) - \mathrm{KL}\big(q(z) \,\|\, p(z \mid y, \theta)\big). \end{aligned}$$
 #
 # - **E-step:** the best $q$ for this $\theta$ is $p(z \mid y, \theta)$. The KL is then zero, and $F$ *equals* the log likelihood.
 # - **M-step:** the best $\theta$ for this $q$. $F$ rises, and $\log p(y \mid \theta)$, which touched $F$ before, now lies on it or above.
@@ -202,7 +202,7 @@ for _ in range(8):
     theta = linkage_em.maximise(linkage_em.expect(theta, n), n)  # M-step
     rows[-1] += [theta, bound(shares[-1], theta), (theta - limit) / (rows[-1][0] - limit)]
 columns = ["theta", "F after E", "log p(y | theta)", "theta after M", "F after M", "error / last error"]
-steps = pd.DataFrame(rows, columns=columns, index=pd.Index(range(1, 9), name="round"))
+steps = pd.DataFrame(rows, columns=pd.Index(columns, name="round"), index=range(1, 9))
 steps.round(6)
 
 # %% tags=["figure"]
@@ -246,7 +246,7 @@ for copies in (1, 10, 100):
         "largest difference": np.abs(with_sds[0] - with_points[0]).max(),
         "CAVI's sd of m1": math.sqrt(with_sds[1][0]),
     }
-pd.DataFrame(kinship).T.rename_axis("copies of each row").round(6)
+pd.DataFrame(kinship).T.rename_axis(columns="copies of each row").round(6)
 
 # %% [markdown]
 # The difference falls like $1/n$, the sd like $1/\sqrt n$. Both find the same place. CAVI also says how sure it is, at the same cost.
