@@ -64,9 +64,8 @@ def model(x=None, num_observations=10):
 
 key_story, key_more = jax.random.split(jax.random.key(0))
 told = handlers.trace(handlers.seed(model, key_story)).get_trace()
-mu, z, story = (np.asarray(told[site]["value"], float) for site in ("mu", "z", "x"))
-print("\n".join(f"{name:<3}" + "".join(f"{value:6.{digits}f}" for value in row) for name, row, digits in
-                (("mu", mu, 1), ("z", z + 1, 0), ("x", story, 1))))  # fmt: skip
+mu, labels, numbers = (told[site]["value"] for site in ("mu", "z", "x"))
+print("mu", *(f"{m:.1f}" for m in mu), "\nz ", *(labels + 1), "\nx ", *(f"{n:.1f}" for n in numbers))
 
 # %% [markdown]
 # Inference runs the story backwards. From $x$ we ask for what was hidden, $h = (z, \mu)$:
@@ -268,9 +267,9 @@ pd.DataFrame([
 ]).set_index("centres").rename_axis(index=None, columns="centres")  # fmt: skip
 
 # %% [markdown]
-# With three centres, `{python} max(on_grid)[0]` places each give the number of the enumeration, to all digits shown. (And the evidence says something by
-# itself: of these it is highest with three centres.) But with 41 places, each centre more is 41 times the work.
-# At the pace of four centres, ten would take `{python} duration(on_grid[41, 4][1] * 41.0**6)`.
+# With three centres, `{python} max(on_grid)[0]` places each give the number of the enumeration, to all digits shown. (And the evidence says
+# something by itself: of these it is highest with three centres.) But with 41 places, each centre more is 41 times the work. At the pace
+# of four centres, ten would take `{python} duration(on_grid[41, 4][1] * 41.0**6)`.
 #
 # Turn it round: give a grid 100,000 points, and see what precision they buy. The test integral has a closed form in any
 # dimension $D$: $z \sim \mathcal N(0, I_D)$, one number $x = 0$ seen with $x \mid z \sim \mathcal N(\sum_j z_j, \tfrac14)$, so that
@@ -335,7 +334,7 @@ product = norm.pdf(at, -5, 1) * norm.pdf(at, 5, 1)
 mixture = norm.pdf(at, -5, 1) / 2 + norm.pdf(at, 5, 1) / 2
 assert (humps(product), humps(mixture)) == (1, 2)
 
-D = 1_000  # z ~ N(0, I), x_j = sum of all z + noise, in 1,000 dimensions: E exp(-(sum z)^2 / 2) is a determinant
+D = 1_000  # z ~ N(0, I), one number seen around the sum of all z: E exp(-(sum z)^2 / 2) is a determinant
 assert abs(-0.5 * np.linalg.slogdet(np.eye(D) + 1)[1] + 0.5 * math.log(D + 1)) < 1e-8
 
 # %% [markdown]

@@ -116,7 +116,7 @@ table.round(4)
 #
 # ## Two forces
 #
-# Split the ELBO at its minus sign. The second part is the entropy of $q$; the first is minus the cross-entropy of $q$ and the **joint**:
+# Split the ELBO at its minus sign. One part is the entropy of $q$, the other is minus the cross-entropy of $q$ and the **joint**:
 #
 # $$\mathrm{ELBO}(q) = \underbrace{-\mathbb E_q[\log q(w)]}_{H(q)} \;-\; \underbrace{\mathbb E_q[-\log p(x, w)]}_{H(q,\, p(x, \cdot))}.$$
 #
