@@ -10,8 +10,8 @@ contestant ends an epoch with the ELBO of the rows held out, as NumPyro's exampl
 - flax + optax, step: a loop in Python over one jitted step, weights and optimiser state as plain pytrees.
 - flax + optax, scan: the same step under one jitted `lax.scan` an epoch.
 
-The contestants take turns, an epoch each, so that other work on the machine meets all of them: `vip.train` reads its rows from a `Stream`,
-and the others run while it waits for them. A ratio is the median over turns of two times of one turn.
+The contestants take turns, an epoch each, so that other work on the machine meets all of them: `vip.train` asks for its rows at the
+start of an epoch, and the others run before it gets them. A ratio is the median over turns of two times of one turn.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from rows import Rows, options, tell, write
 from sklearn.datasets import load_digits
 
 import vipatterns as vip
+from vipatterns.amortized.stream import Memory
 
 BATCH = 128
 SIZES = {"digits": (64, 200, 8), "images": (784, 400, 20)}
@@ -180,8 +181,8 @@ def bare(name, x, held_out, scanned):
     return epoch
 
 
-class Turns:
-    """A `Stream` for vip.train, which lets the others have their turn before it gives its rows.
+class Turns(Memory):
+    """Rows in memory for vip.train, which lets the others have their turn before it gives them.
 
     Args:
         x: rows, (N, D).
@@ -189,7 +190,8 @@ class Turns:
     """
 
     def __init__(self, x, others):
-        self.x, self.others, self.num_rows = x, others, len(x)
+        super().__init__({"x": x})
+        self.others = others
         self.seconds = {OURS: [], **{label: [] for label in others}}
         self.ends = {}
         self.begun = None
@@ -198,14 +200,14 @@ class Turns:
         now = time.perf_counter()
         if self.begun is not None:
             self.seconds[OURS].append(now - self.begun)
-            order = rng.permutation(len(self.x))[: len(self.x) // BATCH * BATCH].reshape(-1, BATCH)
+            order = rng.permutation(self.num_rows)[: self.num_rows // BATCH * BATCH].reshape(-1, BATCH)
             labels = list(self.others)
             for i in rng.permutation(len(labels)):
                 now = time.perf_counter()
                 self.ends[labels[i]] = self.others[labels[i]](order)[1]
                 self.seconds[labels[i]].append(time.perf_counter() - now)
         self.begun = time.perf_counter()
-        yield {"x": self.x}
+        yield self.arrays
 
 
 def measured(name):

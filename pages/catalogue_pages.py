@@ -34,6 +34,16 @@ COLUMNS = {
 }
 """Column of the table -> what a pattern's **Technique** says where it belongs there; a pattern may stand in several."""
 
+HELD = {
+    "exact posterior": "The tests hold this fit to the exact posterior of these data, within Monte Carlo error.",
+    "documented bias": "The tests hold it to the best member of its guide's family, computed another way; how far off that is, is known.",
+    "exact evidence": "The tests hold this fit to the exact evidence, computed another way.",
+    "NUTS": "No closed form holds this fit; its tests hold what its docstring says, and measure it against NUTS or a rival.",
+}
+"""What a pattern is checked against -> what its page says of that."""
+MANY = 8
+"""A technique of more patterns than this is no kinship; the catalogue lists them."""
+
 
 def columns(pattern: Pattern) -> list[str]:
     """The columns of the table in which a pattern stands."""
@@ -63,35 +73,40 @@ def listing(patterns: list[Pattern]) -> str:
 
 def words(name: str) -> str:
     """gaussian_mean -> gaussian mean."""
-    return name.replace("_", " ").replace("vae", "VAE").replace(" em", " EM").replace("cavi", "CAVI")
+    return " ".join(word.upper() if word in ("vae", "em", "cavi", "kl", "mcmc") else word for word in name.split("_"))
 
 
-def page(pattern: Pattern, patterns: list[Pattern]) -> str:
-    """The Markdown of a pattern's page; its file is run as a reader would run it.
+def page(pattern: Pattern, patterns: list[Pattern], printed: str) -> str:
+    """The Markdown of a pattern's page.
 
-    Raises:
-        BuildError: The file ended with an error, or wrote to stderr.
+    Args:
+        pattern: Whose page.
+        patterns: All, of which some are related.
+        printed: What its file prints, after a line with the seconds that this takes.
     """
     path = catalogue.find(pattern.name)
     source = path.read_text(encoding="utf-8")
-    printed, seconds = _run(path)
+    seconds, _, printed = printed.partition("\n")
     said = ast.get_docstring(ast.parse(source)) or ""
     headings = re.split(r"\n(?=\*\*)", said.partition("\n\n")[2])
-    body = markdown(jupytext.reads(source[source.index("# %%") :].partition('\nif __name__ == "__main__":')[0], fmt="py:percent"))
-    title = re.search(r"^# (.+)\n", body, re.M)
-    if title is None:
-        raise BuildError(f"{path.name}: the first prose cell has no `# Title`.")
+    notebook = jupytext.reads(source[source.index("# %%") :].partition('\nif __name__ == "__main__":')[0], fmt="py:percent")
+    imports, prose = notebook.cells[:2]
+    title = re.match(r"# (.+)\n", prose.source)
+    if imports.cell_type != "code" or title is None:
+        raise BuildError(f"{path.name}: expected the imports in its first cell and `# Title` atop the second.")
+    prose.source = prose.source.removeprefix(title[0]).strip()
+    imports.metadata["tags"] = ["imports"]
+    notebook.cells[:2] = [prose, imports]
     return "\n\n".join([
         f"# {title[1]}",
         f"{pattern.title[0].upper()}{pattern.title[1:].rstrip('.')}.",
         "\n".join(f"- {_linked(' '.join(heading.split()))}" for heading in headings),
         "Take the file and make it your own (`data()` is where your table goes in):",
         fenced(f"vipatterns copy {pattern.name} .", "sh"),
-        body.replace(title[0], "", 1).strip(),
-        f"## What it prints\n\n`python {path.name}`, in {seconds:.0f} s with compilation, on the machine that built this page:",
+        markdown(notebook).strip(),
+        f"## What it prints\n\n`python {path.name}`, in {seconds} s with compilation, on the machine that built this page:",
         fenced(printed, "text"),
-        f"Its fit is held to: {pattern.checked_against}. "
-        + ("The tests compare it with the best member of its family, computed another way." if "bias" in pattern.checked_against else ""),
+        HELD[pattern.checked_against],
         _related(pattern, patterns),
         '<details class="code" markdown="1">\n<summary>The whole file, to copy</summary>',
         fenced(source, "python"),
@@ -99,16 +114,19 @@ def page(pattern: Pattern, patterns: list[Pattern]) -> str:
     ])  # fmt: skip
 
 
-def _run(path: Path) -> tuple[str, float]:
-    """What the file prints as a script, and how long that takes."""
+def printed(path: Path) -> str:
+    """What a pattern's file prints when a reader runs it, after a line with the seconds that it takes.
+
+    Raises:
+        BuildError: The file ended with an error, or wrote to stderr.
+    """
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", str(path)],
-        capture_output=True, text=True, timeout=600, env=environ | {"JAX_PLATFORMS": "cpu"}, check=False,
-    )  # fmt: skip
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=600, env=environ | {"JAX_PLATFORMS": "cpu"}, check=False
+    )
     if done.returncode or done.stderr.strip():
         raise BuildError(f"{path.name} ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
-    return done.stdout, time.perf_counter() - start
+    return f"{time.perf_counter() - start:.0f}\n{done.stdout}"
 
 
 def _related(pattern: Pattern, patterns: list[Pattern]) -> str:
@@ -118,7 +136,8 @@ def _related(pattern: Pattern, patterns: list[Pattern]) -> str:
     if family := [p for p in others if p.family == pattern.family]:
         lines.append("- The same problem: " + _links(family))
     for column in columns(pattern):
-        if like := [p for p in others if column in columns(p) and p.family != pattern.family]:
+        like = [p for p in others if column in columns(p) and p.family != pattern.family]
+        if 0 < len(like) <= MANY:
             lines.append(f"- {column}: " + _links(like))
     return "## Related patterns\n\n" + "\n".join(lines) if lines else ""
 

@@ -13,7 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-INLINE = re.compile(r"`\{python\} (.+?)`")
+INLINE = re.compile(r"`\{python\}\s+(.+?)`", re.DOTALL)
 SECONDS = 300
 """A cell that takes longer has gone wrong; a whole tutorial should take under a minute."""
 

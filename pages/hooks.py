@@ -1,6 +1,6 @@
 """MkDocs asks here for the pages that are computed: the tutorials, executed, and a page for each pattern, from its file.
 
-A page is kept under .cache/pages by the content of all that it depends on, so that a build where nothing changed runs nothing.
+What was computed is kept under .cache/pages by the content of all that it depends on: a build where nothing changed computes nothing.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import catalogue_pages
+import nbformat
 from execution import BuildError, executed
 from markdown_text import markdown
 from mkdocs.exceptions import PluginError
@@ -19,7 +20,8 @@ from mkdocs.structure.files import File
 
 from vipatterns import catalogue
 
-ROOT = Path(__file__).parents[1]
+PAGES = Path(__file__).parent
+ROOT = PAGES.parent
 TUTORIALS = ROOT / "tutorials"
 KEPT = ROOT / ".cache" / "pages"
 PARALLEL = 2
@@ -63,38 +65,40 @@ def on_page_markdown(markdown, page, **_):
 
 
 def sources() -> list[Path]:
-    """The tutorials, in their order."""
-    return sorted(TUTORIALS.glob("[0-9][0-9]_*.py"))
+    """The tutorials, in their order, and the home page."""
+    return [*sorted(TUTORIALS.glob("[0-9][0-9]_*.py")), TUTORIALS / "index.py"]
 
 
 def tutorial(source: Path) -> str:
     """The page of a tutorial: Markdown."""
     text = source.read_text(encoding="utf-8")
-    ingredients = [text, (TUTORIALS / "figures.py").read_text(encoding="utf-8"), *_texts(ROOT / "vipatterns"), *_texts(ROOT / "data")]
-    return _kept(source.stem, ingredients, lambda: markdown(executed(text, TUTORIALS, source.name)))
+    around = [*_texts(TUTORIALS, "figures.py"), *_texts(PAGES, "execution.py"), *_texts(ROOT / "vipatterns"), *_texts(ROOT / "data")]
+    done = _kept(source.stem, [text, *around], lambda: nbformat.writes(executed(text, TUTORIALS, source.name)))
+    return markdown(nbformat.reads(done, as_version=4))
 
 
 def pattern_page(pattern: catalogue.Pattern, patterns: list[catalogue.Pattern]) -> str:
     """The page of a pattern: Markdown."""
-    ingredients = [catalogue.find(pattern.name).read_text(encoding="utf-8"), str(patterns)]
-    return _kept(pattern.name, ingredients, lambda: catalogue_pages.page(pattern, patterns))
+    path = catalogue.find(pattern.name)
+    printed = _kept(pattern.name, [path.read_text(encoding="utf-8")], lambda: catalogue_pages.printed(path))
+    return catalogue_pages.page(pattern, patterns, printed)
 
 
-def _texts(folder: Path) -> list[str]:
-    return [path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".csv")]
+def _texts(folder: Path, name: str = "*") -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sorted(folder.rglob(name)) if path.suffix in (".py", ".csv")]
 
 
 def _kept(name: str, ingredients: list[str], make: Callable[[], str]) -> str:
-    """What was made before of the same ingredients, by the same code and with the same packages; else made now."""
+    """What was made before of the same ingredients with the same packages; else made now."""
     packages = sorted(f"{d.name}=={d.version}" for d in distributions())
-    key = hashlib.sha256("\0".join([*ingredients, *_texts(Path(__file__).parent), *packages]).encode()).hexdigest()[:16]
-    path = KEPT / f"{name}-{key}.md"
+    key = hashlib.sha256("\0".join([*ingredients, *packages]).encode()).hexdigest()[:16]
+    path = KEPT / f"{name}-{key}"
     if path.exists():
         return path.read_text(encoding="utf-8")
     start = time.perf_counter()
     text = make()
     KEPT.mkdir(parents=True, exist_ok=True)
-    for old in KEPT.glob(f"{name}-{'?' * 16}.md"):
+    for old in KEPT.glob(f"{name}-{'?' * 16}"):
         old.unlink()
     path.write_text(text, encoding="utf-8")
     log.info("%s computed in %.0f s", name, time.perf_counter() - start)

@@ -4,7 +4,7 @@ import re
 
 import nbformat
 
-FOLDED = {"answer": ("Answer", "answer"), "figure": ("Code of the figure", "code")}
+FOLDED = {"answer": ("Answer", "answer"), "figure": ("Code of the figure", "code"), "imports": ("Imports", "code")}
 """Tag of a code cell -> what is written on its fold, and its class. An answer folds its outputs too; a figure's stay in sight."""
 
 
@@ -29,14 +29,20 @@ def _cell(cell: nbformat.NotebookNode) -> str:
 def _output(output: nbformat.NotebookNode) -> str:
     """HTML where there is some, else what a terminal would show."""
     if output.output_type == "stream":
-        return fenced(output.text, "text")
+        return _printed(output.text)
     data = output.get("data", {})
     if "text/html" in data:
         text = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.S)
         return f'<div class="output">\n{re.sub(r"\n\s*\n", "\n", text.strip())}\n</div>'
     if "text/markdown" in data:
         return data["text/markdown"]
-    return fenced(data.get("text/plain", ""), "text")
+    return _printed(data.get("text/plain", ""))
+
+
+def _printed(text: str) -> str:
+    """What a terminal would show; sentences may be broken where the page ends, columns may not."""
+    columns = re.search(r"\S {2,}\S", text)
+    return fenced(text, "text" if columns else "{.text .wrapped}")
 
 
 def fenced(text: str, language: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -42,7 +43,9 @@ class Rate:
     """A share that was counted."""
 
     count: int
+    """How many were counted."""
     number: int
+    """Of how many."""
 
     @property
     def share(self) -> float:
@@ -69,6 +72,7 @@ class Calibration:
     """How a method fared on data that the model made of parameters from its prior."""
 
     method: Any
+    """The method that was calibrated, with its settings."""
     idata: xr.DataTree
     """Group prior_sbc: for each scalar, the share of the certified posterior's draws below the parameter that made the data, one `draw` for
     each certified data set; group proposal_sbc: the same of q's raw draws, for every data set. `az.plot_ecdf_pit` reads both."""
@@ -126,7 +130,7 @@ class Calibration:
 
 
 def calibrate(
-    rng_key,
+    rng_key: jax.Array,
     model: Callable,
     data: dict | None = None,
     *,
@@ -148,6 +152,9 @@ def calibrate(
             `exact_posterior`, or a method such as `vip.NUTS(num_samples=5_000)`, which is left out where it fails its own diagnostics.
         args: positional arguments, for models that have positional-only ones.
         progress: None for automatic.
+
+    Returns:
+        A Calibration; `print` it for a sentence and a table.
 
     Raises:
         InputError: the model cannot be simulated from, or not from these arguments.

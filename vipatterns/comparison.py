@@ -27,6 +27,7 @@ class Failure:
     """A method that gave no posterior."""
 
     method: Any
+    """The method, with its settings."""
     sentence: str
     """What went wrong, for the person at the keyboard."""
 
@@ -40,9 +41,11 @@ class Comparison:
     fits: dict[str, Fit | Failure]
     """Method's label -> its fit, in the order they were asked for."""
     reference: verdict.Reference
+    """What the methods are judged by, and whether that itself is sound."""
     agreement: dict[str, Agreement]
     """Method's label -> its fit against the reference; empty where nothing can be judged by it."""
     verdicts: dict[str, verdict.Verdict]
+    """Method's label -> what its fit is safe for, in a sentence."""
     log_evidence: float | None = None
     """Exact log p(data) in nats, where the caller knew it."""
     relabelled: tuple[str, ...] = ()
@@ -79,7 +82,14 @@ class Comparison:
         )
 
     def worst(self, num: int) -> tuple[list[str], int]:
-        """Labels of `num` scalars, the most wrong by any method first, and how many there are; the model's order without a reference."""
+        """The scalars that are most wrong by any method, by mean error or by how far the sd's ratio is from one.
+
+        Args:
+            num: how many to name.
+
+        Returns:
+            Their labels, the worst first (in the model's order where there is no reference), and how many scalars there are.
+        """
         if self.agreement:
             tables = [a.scalars for a in self.agreement.values()]
             wrong = pd.concat([np.fmax(t.mean_error.abs(), (t.sd_ratio - 1).abs()).fillna(np.inf) for t in tables], axis=1).max(axis=1)
@@ -97,7 +107,14 @@ class Comparison:
         report.print(self)
 
     def to_html(self, path: str | Path) -> Path:
-        """Writes one file with tables and figures that opens from disk, and returns its path."""
+        """Writes one file with tables and figures that opens from disk.
+
+        Args:
+            path: the file, which is overwritten.
+
+        Returns:
+            Its path.
+        """
         from vipatterns import report
 
         path = Path(path)
@@ -105,7 +122,13 @@ class Comparison:
         return path
 
     def save(self, directory: str | Path) -> Path:
-        """Writes report.html, table.csv and one netCDF a method into a new directory, and returns its path.
+        """Writes report.html, table.csv and one netCDF a method into a new directory.
+
+        Args:
+            directory: made if it is not there.
+
+        Returns:
+            Its path.
 
         Raises:
             InputError: the directory exists and is not empty.
@@ -171,6 +194,9 @@ def compare(
         coords: dim -> labels.
         dims: site -> names of its trailing dims.
         progress: None decides by the terminal.
+
+    Returns:
+        A Comparison. A method that failed stands in it with a sentence.
 
     Raises:
         InputError: no method can run on this model and data, all for the same reason; or the reference does not fit the model.

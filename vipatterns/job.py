@@ -47,6 +47,8 @@ class Job:
     dims: dict
     stream: Any = None
     """Rows of a file that is not read whole; `data` then has its first ones, and what is no column."""
+    shown: Any = None
+    """Labels of images that the model does not ask for: pictures are coloured by them."""
 
     def run(self, function: Callable, seed: int, **options: Any) -> Any:
         """vip.fit or vip.compare on this model. What the user's code raises is said with its line."""
@@ -89,7 +91,9 @@ class Job:
             return vip.train(jax.random.key(seed), self.model, self.module.guide, rows, static=static, **{**own, **settings})
 
     def labels(self) -> Any:
-        """What the file's labels() says of each row of its data, for pictures of them; None where it has none."""
+        """The images' own labels, or what the file's labels() says of each row, for pictures of them; None where there are none."""
+        if self.shown is not None:
+            return self.shown
         with self._saying():
             return self.module.labels(*self.args, **self.data) if hasattr(self.module, "labels") else None
 
@@ -228,7 +232,7 @@ def _of_images(what: str, source: Path, columns: Columns, known: dict[str, Any])
     data = {"x": found.x, "image_shape": found.image_shape, "label": found.labels}
     data = {name: value for name, value in data.items() if name in parameters and value is not None}
     print(f"read: {found.source}", file=sys.stderr)
-    return _job(loaded, {**data, **_num_pixels(parameters, data)}, known)
+    return replace(_job(loaded, {**data, **_num_pixels(parameters, data)}, known), shown=found.labels)
 
 
 def _num_pixels(parameters: Mapping[str, Any], data: dict[str, Any]) -> dict[str, int]:

@@ -52,9 +52,13 @@ class Rung:
     """One step of the ladder: what was tried and how it ended."""
 
     method: str
+    """Its name."""
     ok: bool
+    """Whether it was certified."""
     verdict: str
+    """Why, or why not."""
     seconds: float
+    """Wall time, compiling included."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,7 +107,7 @@ class Fit:
         """The draws that the certificate judges, dims (chain, draw, ...)."""
         return self.idata["posterior"].to_dataset()
 
-    def sample(self, rng_key, num_samples: int) -> xr.Dataset:
+    def sample(self, rng_key: jax.Array, num_samples: int) -> xr.Dataset:
         """As many draws as are asked for, of the kind that the certificate judges.
 
         VI draws afresh from q, in rounds as large as the one that was judged, each weighed, Pareto-smoothed and resampled. MCMC and
@@ -122,7 +126,13 @@ class Fit:
         return self._stated(labelled(values, self.idata, self.target), rng_key, **says)
 
     def predict(
-        self, rng_key, new_data: dict | None = None, *, num_samples: int | None = None, args: tuple = (), coords: dict | None = None
+        self,
+        rng_key: jax.Array,
+        new_data: dict | None = None,
+        *,
+        num_samples: int | None = None,
+        args: tuple = (),
+        coords: dict | None = None,
     ) -> xr.Dataset:
         """Draws of what the model observes and of its deterministic sites, on new data.
 
@@ -153,11 +163,18 @@ class Fit:
         out = labelled({stored(k): v for k, v in values.items()}, self.idata, target, new=new, coords=coords)
         return self._stated(out, rng_key)
 
-    def with_posterior_predictive(self, rng_key, *, num_samples: int | None = None) -> "Fit":
+    def with_posterior_predictive(self, rng_key: jax.Array, *, num_samples: int | None = None) -> "Fit":
         """This fit with a posterior_predictive group added: its observed sites drawn anew, one draw for each of the posterior's.
 
         `az.plot_ppc_dist(fit.with_posterior_predictive(key).idata)` then shows both. Observed values that came by an argument of another
         name than their site's are added to observed_data.
+
+        Args:
+            rng_key: a JAX key.
+            num_samples: by default one prediction for every draw of the posterior.
+
+        Returns:
+            A new Fit; this one is left as it is.
         """
         target = self._target("with_posterior_predictive")
         predicted = self.predict(rng_key, num_samples=num_samples)
@@ -178,6 +195,9 @@ class Fit:
             proposal: for VI, adds proposal_log_likelihood too, which goes with the raw draws, for `az.loo_approximate_posterior`. It is
                 ten times as large.
 
+        Returns:
+            A new Fit; log likelihoods are in nats, with the shape of their site.
+
         Raises:
             InputError: it would take more than 8 GB.
         """
@@ -189,9 +209,15 @@ class Fit:
         return self._with_groups(groups)
 
     def save(self, path: str | Path) -> Path:
-        """Writes one netCDF file, which `vip.load` reads back and ArviZ opens, and returns its path.
+        """Writes one netCDF file, which `vip.load` reads back and ArviZ opens.
 
         Everything goes in but q itself and the model's code. The file is replaced whole, or left as it was.
+
+        Args:
+            path: the file.
+
+        Returns:
+            Its path.
         """
         from vipatterns import archive
 

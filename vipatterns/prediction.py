@@ -171,7 +171,7 @@ def log_likelihood(target: Density, draws: xr.Dataset, dims: dict[str, list[str]
 
 
 def prior_predictive(
-    rng_key,
+    rng_key: jax.Array,
     model: Callable,
     data: dict | None = None,
     *,

@@ -58,6 +58,9 @@ def read(source: str | os.PathLike | pd.DataFrame, first: int | None = None) -> 
 
     Returns:
         A frame with at least one row, whose column names are distinct strings.
+
+    Raises:
+        InputError: the file cannot be read, is empty, or names a column twice.
     """
     where = "The table" if isinstance(source, pd.DataFrame) else str(source)
     frame = source if isinstance(source, pd.DataFrame) else _load(Path(source), first)
@@ -80,7 +83,7 @@ def arguments(
     missing: bool = False,
     constant: bool = False,
 ) -> Arguments:
-    """The arguments of `model` from the columns of `frame`, by the rule at the top of this file.
+    """The arguments of `model` from the columns of `frame`, by the rule above.
 
     Args:
         frame: the table, one row an observation, as `read` returns it.
@@ -92,6 +95,12 @@ def arguments(
         known: arguments that the caller provides otherwise.
         missing: keep NaN, for models that mask it. Infinities and groups without a label are refused all the same.
         constant: keep features that hold one value, for models in which x is observed and explains nothing, such as the pixels of images.
+
+    Returns:
+        Arguments: the model's data, and labels for what was coded or stacked.
+
+    Raises:
+        InputError: an argument gets no column, or a column holds what it cannot hold; the sentence names both.
     """
     signature = model if isinstance(model, inspect.Signature) else inspect.signature(model)
     rename = dict(rename or {})

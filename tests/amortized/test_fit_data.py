@@ -76,6 +76,10 @@ def test_images_are_read_into_the_arguments_that_the_model_has(path):
     order = sorted(range(100), key=lambda i: (str(i % 3), f"{i}.png")) if path == "images" else range(100)
     np.testing.assert_array_equal(asked.data["x"], PIXELS.reshape(100, 4)[list(order)].astype(np.float32) / 255)
     assert asked.learns()
+    if path == "images.npy":
+        assert asked.labels() is None
+    else:
+        np.testing.assert_array_equal(asked.labels(), np.sort(np.arange(100) % 3) if path == "images" else np.arange(100) % 3)
     assert list(job.read("needs.py", pathlib.Path("images"), job.Columns(), []).data) == ["x", "label"]
 
 

@@ -134,3 +134,13 @@ def test_trained_by_its_own_settings_it_beats_the_rival(likelihood, rng_key, z_b
     error = log_w.std(0, ddof=1) / np.sqrt(100)
     gap = found.bounds[1].mean() - log_w.mean()
     assert abs(gap) < z_bound() * np.sqrt(2 * (error**2).sum()) / len(new)
+
+
+def test_the_built_in_images_have_labels_and_others_none():
+    labels = pattern.labels(**pattern.data())
+    # the mean of a digit's images is nearest to itself, by and large: rows and labels belong together
+    x = pattern.data()["x"]
+    means = np.stack([x[labels == digit].mean(0) for digit in range(10)])
+    nearest = np.argmin(((x[:, None] - means) ** 2).sum(-1), axis=1)
+    assert (nearest == labels).mean() > 0.85
+    assert pattern.labels(x[:100]) is None

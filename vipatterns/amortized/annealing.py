@@ -36,7 +36,7 @@ GRADIENT_COST = 4
 
 
 def annealed_log_likelihood(
-    rng_key,
+    rng_key: jax.Array,
     trained: Trained,
     rows: dict | None = None,
     *,

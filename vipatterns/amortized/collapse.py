@@ -43,6 +43,7 @@ class ActiveUnits:
     kl_error: float
     """Its standard error over data, in which Monte Carlo error is contained."""
     num_data: int
+    """Data that this was looked at on."""
 
     @property
     def number(self) -> int:
@@ -79,7 +80,7 @@ class ActiveUnits:
 
 
 def active_units(
-    rng_key,
+    rng_key: jax.Array,
     trained: Trained,
     rows: dict | None = None,
     *,
@@ -97,6 +98,9 @@ def active_units(
         rows: argument -> (N, ...), 2 or more; by default the rows held out.
         num_samples: draws of q a datum.
         threshold: variance of q's mean over data, in prior variances, above which a unit is active.
+
+    Returns:
+        An ActiveUnits; `print` it for a sentence and a table, KL in nats a datum.
 
     Raises:
         InputError: fewer than two rows, or rows unlike those that were trained on.

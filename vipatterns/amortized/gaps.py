@@ -56,12 +56,26 @@ class Gaps:
     """Draws a datum behind each figure."""
 
     def mean(self, column: str) -> tuple[float, float]:
-        """Mean of a column over data, and its standard error over data, in which Monte Carlo error is contained."""
+        """Mean of a column over data.
+
+        Args:
+            column: of `table`.
+
+        Returns:
+            The mean, nats a datum, and its standard error over data, in which Monte Carlo error is contained.
+        """
         values = self.table[column].to_numpy()
         return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
     def mean_mcse(self, column: str) -> float:
-        """Monte Carlo standard error of that mean, for these data."""
+        """Monte Carlo standard error of that mean, for these data.
+
+        Args:
+            column: of `table`.
+
+        Returns:
+            Nats a datum.
+        """
         return float(np.sqrt((self.table[f"{column}_mcse"] ** 2).sum()) / len(self.table))
 
     @property
@@ -109,7 +123,7 @@ class Gaps:
 
 
 def gaps(
-    rng_key,
+    rng_key: jax.Array,
     trained: Trained,
     rows: dict | None = None,
     *,
@@ -128,10 +142,13 @@ def gaps(
         trained: what `vip.train` returned.
         rows: argument -> (N, ...); by default the rows held out. Refinement costs some thousand gradients a datum.
         log_likelihood: log p(x) of the same rows, such as `annealed_log_likelihood` gives; by default importance sampling from the
-        refined q.
+            refined q.
         num_samples: draws a datum of each q.
         num_steps: of refinement, a round.
         progress: None for automatic, True or False to force.
+
+    Returns:
+        A Gaps; `print` it for the means over data, in nats, with their errors.
 
     Raises:
         InputError: a latent is discrete, or the rows are not like those that were trained on.

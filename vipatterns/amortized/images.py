@@ -51,7 +51,13 @@ class Images:
 
 
 def read(path: str | Path) -> Images:
-    """The images at a path, by the rules at the top of this file.
+    """The images at a path, by the rules above.
+
+    Args:
+        path: a folder or a file.
+
+    Returns:
+        Images, as floats in [0, 1].
 
     Raises:
         InputError: there are none, or they cannot be used; the sentence says why.

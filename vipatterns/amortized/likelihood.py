@@ -122,7 +122,7 @@ class LogLikelihood:
 
 
 def log_likelihood(
-    rng_key,
+    rng_key: jax.Array,
     trained: Trained,
     rows: dict | None = None,
     *,

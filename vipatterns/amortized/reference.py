@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,12 @@ def with_networks(trained: Trained) -> Callable:
     """The model with its networks as they were trained: a NumPyro model without parameters, which every method of vip takes.
 
     `vip.fit(key, vip.amortized.with_networks(trained), {"x": x[:1]}, method=vip.NUTS())` is the posterior of the first datum.
+
+    Args:
+        trained: what `vip.train` returned.
+
+    Returns:
+        A model of the same arguments.
     """
     pair, params = trained.pair, trained.params
 
@@ -47,7 +54,7 @@ class _AsGiven(handlers.substitute):
             msg["scale"] = None
 
 
-def reference(rng_key, trained: Trained, rows: dict | None = None, *, method, num_samples: int = 4_000) -> pd.DataFrame:
+def reference(rng_key: jax.Array, trained: Trained, rows: dict | None = None, *, method: Any, num_samples: int = 4_000) -> pd.DataFrame:
     """Posterior of each datum by another method, and how far the guide's q is from it.
 
     Args:
@@ -61,6 +68,9 @@ def reference(rng_key, trained: Trained, rows: dict | None = None, *, method, nu
         A row for each (row, scalar): mean and sd of q; reference_mean and reference_sd; mean_error, the difference of the means in
         reference sds; sd_ratio, of q's sd to the reference's; mcse, the Monte Carlo error of mean_error; reference_ok, whether the
         reference earned its own certificate.
+
+    Raises:
+        InputError: the rows are not like those that were trained on, or the method cannot take such a model.
     """
     key_guide, key_method = keys.split(as_key(rng_key))
     rows, model = rows_of(trained, rows), with_networks(trained)

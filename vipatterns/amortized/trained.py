@@ -26,11 +26,15 @@ class Trained:
     held_out: dict[str, np.ndarray] = field(default_factory=dict)
     """The rows held out: argument -> (M, ...)."""
     num_steps: int = 0
+    """Minibatches that were stepped on."""
     stopped_because: str = ""
     """Begins with converged, epoch budget, diverged or interrupted; then a sentence."""
     compile_seconds: float = 0.0
+    """Wall time spent tracing and compiling."""
     run_seconds: float = 0.0
+    """Wall time spent on everything else."""
     dtype: str = "float32"
+    """What it was trained in."""
     not_saved: str = ""
     """Why the last checkpoint could not be written; empty where it was, or none was asked for."""
 

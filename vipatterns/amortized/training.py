@@ -31,7 +31,7 @@ MOST_HELD_OUT = 10_000
 
 
 def train(
-    rng_key,
+    rng_key: jax.Array,
     model: Callable,
     guide: Callable,
     data: dict | Stream,
@@ -55,8 +55,9 @@ def train(
 
     Args:
         rng_key: a JAX key.
-        model, guide: NumPyro functions of a batch of rows, by keyword. Every latent stands in a plate over the rows; networks are
+        model: a NumPyro function of a batch of rows, by keyword. Every latent stands in a plate over the rows; networks are
             `numpyro.contrib.module.nnx_module`.
+        guide: of the same arguments and latents.
         data: argument -> value, of which the longest arrays are the rows; or a `Stream`, such as `vip.amortized.Parquet` and
             `vip.amortized.ArrayFile`.
         held_out: the share of the rows that is held out, of a file that is streamed `MOST_HELD_OUT` rows at most; or rows of their
@@ -72,6 +73,9 @@ def train(
         dtype: "float32" or "float64".
         checkpoint: a file that the run is kept in, `run.safetensors`: parameters, optimizer, key and position in the data.
         progress: None for automatic, True or False to force.
+
+    Returns:
+        A Trained, at the epoch whose held-out ELBO was the highest. Training that diverged comes back with a sentence.
 
     Raises:
         InputError: what was given cannot be trained, or the checkpoint is of another run; the sentence says why.
@@ -94,25 +98,29 @@ def train(
         state = jax.jit(lambda key: svi.init(key, **first, **static))(key_init)
         run = _program(svi, static, schedules or {}, speaks_for)
         weigh = jax.jit(lambda params, batch: pair.log_weights(key_eval, params, batch))
+        starts = range(0, _length(kept), HELD_OUT_BATCH)
+        weighed = [_placed({name: value[start : start + HELD_OUT_BATCH] for name, value in kept.items()}, dtype) for start in starts]
         told = Progress(params=svi.get_params(state))
         disk = Disk(checkpoint, described(rng_key, size, stream.num_rows, dtype, first))
         state, told = disk.resume(state, told)
+        placed: dict = {}
         with reporting(model.__qualname__, num_epochs * max(stream.num_rows // size, 1), progress) as report:
             try:
                 while told.epoch < num_epochs and told.waited < patience:
                     for c, chunk in enumerate(ahead(_chunks(stream, key_order, told.epoch))):
                         if c < told.chunk:
                             continue
-                        arrays = {name: jnp.asarray(_cast(value, dtype)) for name, value in chunk.items()}
+                        if not (placed and isinstance(stream, Memory)):  # whose one chunk is always the same
+                            placed = _placed(chunk, dtype)
                         orders = list(_orders(key_order, told.epoch, c, len(next(iter(chunk.values()))), size))
                         for order in orders[told.call :]:
-                            state, losses = run(clock, state, arrays, order, told.num_steps)
+                            state, losses = run(clock, state, placed, order, told.num_steps)
                             told.took(np.asarray(losses, float))
                             report(told.num_steps, f"epoch {told.epoch + 1}, elbo {-told.losses[-len(order) :].mean():.3f}")
                             disk.keep(state, told)
                         told.chunk, told.call = c + 1, 0
-                    weights = _held_out_weights(weigh, svi.get_params(state), kept, dtype)
-                    told.end_epoch(weights, svi.get_params(state))
+                    params = svi.get_params(state)
+                    told.end_epoch(np.concatenate([np.asarray(weigh(params, batch), float) for batch in weighed]), params)
                 reason = ""
             except FloatingPointError:
                 reason = (
@@ -225,12 +233,8 @@ def _orders(rng_key, epoch: int, chunk: int, num: int, size: int) -> Iterator[np
         yield order[start : start + STEPS_A_CALL]
 
 
-def _held_out_weights(weigh: Callable, params: dict, kept: dict, dtype: str) -> np.ndarray:
-    parts = []
-    for start in range(0, _length(kept), HELD_OUT_BATCH):
-        batch = {name: _cast(value[start : start + HELD_OUT_BATCH], dtype) for name, value in kept.items()}
-        parts.append(np.asarray(weigh(params, batch), float))
-    return np.concatenate(parts)
+def _placed(rows: dict[str, np.ndarray], dtype: str) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(_cast(value, dtype)) for name, value in rows.items()}
 
 
 def _cast(value: np.ndarray, dtype: str) -> np.ndarray:

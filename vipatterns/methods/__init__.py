@@ -24,7 +24,7 @@ __all__ = ["DADVI", "IMIS", "NUTS", "Flow", "FullRank", "Guide", "Ladder", "Lapl
 
 
 def fit(
-    rng_key,
+    rng_key: jax.Array,
     model: Callable,
     data: dict | None = None,
     *,

@@ -50,6 +50,7 @@ class IMIS:
     max_seconds: float = math.inf
     """Wall time, compiling included, at which no more components are added; the mixture that there is is judged by few draws."""
     dtype: str = "float64"
+    """Of all that is computed: float64, or float32."""
 
     def fit(
         self,

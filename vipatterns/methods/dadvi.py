@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import jax
 import numpy as np
 from scipy.special import gammaln
 
@@ -41,6 +42,7 @@ class DADVI:
     max_seconds: float = math.inf
     """Wall time, compiling included, at which the search ends after the step that it is in; where it came to is judged by few draws."""
     dtype: str = "float64"
+    """Of all that is computed: float64, or float32."""
 
     def fit(
         self,
@@ -60,7 +62,7 @@ class DADVI:
             self._refuse(target)
             return self._fitted(rng_key, target, clock, coords=coords, dims=dims)
 
-    def fit_many(self, rng_key, model: Callable, datasets: Sequence[dict], *, args: tuple = ()) -> Iterator[Fit]:
+    def fit_many(self, rng_key: jax.Array, model: Callable, datasets: Sequence[dict], *, args: tuple = ()) -> Iterator[Fit]:
         """Fits to many data sets of one shape, whose optima are found together by two compiled programs.
 
         Each fit is judged as one alone would be, but for the search for further modes, which has four starts for each. Data sets where

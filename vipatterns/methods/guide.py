@@ -47,6 +47,7 @@ class Guide:
     num_steps: int = 20_000
     """Step budget a restart; it stops by itself when converged."""
     num_restarts: int = 4
+    """Independent starts, fitted side by side in one program; q is the mixture of those that ended well."""
     jitter: float = 0.1
     """Sd of the noise that disperses the restarts, in the unconstrained coordinates of the guide's parameters."""
     learning_rate: float = 0.02
@@ -56,6 +57,7 @@ class Guide:
     optimizer: optax.GradientTransformation | None = None
     """Scales gradients before the step size; default optax.scale_by_adam()."""
     dtype: str = "float64"
+    """Of all that is computed: float64, or float32."""
 
     def fit(
         self,

@@ -36,6 +36,7 @@ class Ladder:
     """
 
     rungs: tuple[Any, ...] = (DADVI(), IMIS(), NUTS())
+    """Methods, the cheapest first."""
     max_seconds: float = math.inf
     """Wall time: no rung begins after it; DADVI and IMIS end their search at it and are judged by few draws, NUTS keeps its draws."""
 
@@ -86,8 +87,23 @@ class Ladder:
             node.attrs["seed"] = np.asarray(jax.random.key_data(rng_key)).tolist()
         return replace(fit, idata=idata, rungs=tuple(climbed), compile_seconds=compile_seconds, run_seconds=run_seconds)
 
-    def climb(self, method: Any, rng_key, model, data, before: Fit | None, left: float, options: dict) -> Fit:
-        """One rung, from where the one before it ended."""
+    def climb(
+        self, method: Any, rng_key: jax.Array, model: Callable, data: dict | None, before: Fit | None, left: float, options: dict
+    ) -> Fit:
+        """One rung, from where the one before it ended.
+
+        Args:
+            method: the rung.
+            rng_key: a JAX key.
+            model: as for `vip.fit`.
+            data: as for `vip.fit`.
+            before: the fit of the rung before; None for the first.
+            left: wall seconds that are left.
+            options: the remaining arguments of `vip.fit`, by name.
+
+        Returns:
+            The rung's own Fit, certified or not.
+        """
         if hasattr(method, "max_seconds"):
             method = replace(method, max_seconds=min(left, method.max_seconds))
         if isinstance(method, IMIS) and before is not None and before.around is not None:

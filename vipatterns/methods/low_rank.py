@@ -26,6 +26,7 @@ class LowRank:
     num_steps: int = 20_000
     """Step budget a restart; it stops by itself when converged."""
     num_restarts: int = 4
+    """Independent starts, fitted side by side in one program; q is the mixture of those that ended well."""
     num_particles: int | None = None
     """Draws of q a gradient, in antithetic pairs; by default 32, fewer (down to 8) when the data are large."""
     batch_size: int | None = None
@@ -37,6 +38,7 @@ class LowRank:
     optimizer: optax.GradientTransformation | None = None
     """Scales gradients before the step size; default optax.scale_by_adam()."""
     dtype: str = "float64"
+    """Of all that is computed: float64, or float32."""
 
     def fit(
         self,

@@ -45,15 +45,19 @@ class NUTS:
     """
 
     num_warmup: int = 500
+    """Iterations of each chain that adapt step size and mass matrix, and are dropped."""
     num_samples: int = 1_000
     """Draws kept of each chain."""
     num_chains: int = 4
     """Run in step with one another in one compiled program."""
     target_accept_prob: float = 0.9
+    """Acceptance that the step size is adapted to; higher takes smaller steps, against divergences."""
     max_tree_depth: int = 10
+    """A trajectory takes at most 2 to this power leapfrog steps."""
     max_seconds: float = math.inf
     """Wall time, compiling included, after which it stops and keeps the draws that it has."""
     dtype: str = "float64"
+    """Of all that is computed: float64, or float32."""
 
     def fit(
         self,

@@ -48,6 +48,7 @@ class Pathfinder:
     num_samples: int = 1_000
     """Posterior draws a chain, four chains."""
     dtype: str = "float64"
+    """Of all that is computed: float64, or float32."""
 
     def fit(
         self,

@@ -4,6 +4,8 @@ Tucker, Lawson, Gu and Maddison 2019, Doubly reparameterized gradient estimators
 is that of Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
@@ -24,7 +26,7 @@ class DoublyReparameterized(ELBO):
         vectorize_particles: as in numpyro.infer.ELBO.
     """
 
-    def __init__(self, num_particles: int = 8, vectorize_particles=True):
+    def __init__(self, num_particles: int = 8, vectorize_particles: bool | Callable = True):
         super().__init__(num_particles, vectorize_particles)
 
     def __repr__(self):

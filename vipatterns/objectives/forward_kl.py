@@ -4,6 +4,8 @@ Its gradient -E_p[d log q] is taken from draws of q by self-normalised importanc
 wake-sleep, Bornschein and Bengio 2015, arXiv 1406.2751.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from numpyro.infer import ELBO
@@ -26,7 +28,7 @@ class ForwardKL(ELBO):
 
     can_infer_discrete = True
 
-    def __init__(self, num_particles: int = 32, vectorize_particles=True):
+    def __init__(self, num_particles: int = 32, vectorize_particles: bool | Callable = True):
         super().__init__(num_particles, vectorize_particles)
 
     def __repr__(self):

@@ -3,6 +3,7 @@
 Ranganath, Gerrish and Blei 2014, Black box variational inference, arXiv 1401.0118.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,7 +55,7 @@ class ScoreFunction(ELBO):
         control_variate: str = "leave_one_out",
         rao_blackwellize: bool = True,
         reparameterize: bool = False,
-        vectorize_particles=True,
+        vectorize_particles: bool | Callable = True,
     ):
         if control_variate not in CONTROL_VARIATES:
             raise InputError(f"control_variate must be one of {', '.join(CONTROL_VARIATES)}, got {control_variate!r}.")

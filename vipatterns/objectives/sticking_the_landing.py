@@ -3,6 +3,8 @@
 Roeder, Wu and Duvenaud 2017, arXiv 1703.09194: the path derivative.
 """
 
+from collections.abc import Callable
+
 import jax
 from numpyro.infer import ELBO
 
@@ -19,6 +21,9 @@ class StickingTheLanding(ELBO):
         num_particles: draws of the guide a step.
         vectorize_particles: as in numpyro.infer.ELBO.
     """
+
+    def __init__(self, num_particles: int = 1, vectorize_particles: bool | Callable = True):
+        super().__init__(num_particles, vectorize_particles)
 
     def __repr__(self):
         return f"StickingTheLanding(num_particles={self.num_particles})"
