@@ -234,8 +234,8 @@ print(f"{'best of family':14}{best_mean[0]:12.3f} ± {best_sd[0]:7.3f}{best_mean
 #
 # ## When to stop
 #
-# Few tutorials decay the rate. They say `Adam(0.01)`, or smaller, and a round number of steps. Let us do as they do, beside a rate that
-# is large and does not fall:
+# Many tutorials let the rate stand. They say `Adam(0.01)`, or smaller, and a round number of steps. Let us do as they do, beside a rate
+# that is large and does not fall:
 
 # %%
 runs = {f"{rate}": follow(numpyro.optim.Adam(rate), num_steps) for rate in (0.01, 0.2)} | {"falling from 0.2": (path, losses)}

@@ -157,8 +157,8 @@ for kind in gaussian_mean_control_variate.KINDS:
 
 # %% [markdown]
 # Without a baseline the noise never ends, not even on the posterior: there $f$ is $\log p(y)$ at every draw,
-# `{python} f"{gaussian_mean.log_evidence(y):.0f}"` nats, and each score is multiplied by it. With one, it ends.
-# `vip.objectives.ScoreFunction` has all four; leave one out is its default.
+# `{python} f"{gaussian_mean.log_evidence(y):.0f}"` nats, and each score is multiplied by it. With one it ends here, where the guide can
+# be the posterior. `vip.objectives.ScoreFunction` has all four; leave one out is its default.
 #
 # ## Rao-Blackwell: leave out what does not depend on the draw
 #
@@ -237,9 +237,9 @@ show(fig, alt=alt)
 # In the ELBO the parameters $v$ stand in two places: in the draw, and in $\log q_v$ itself. With $z = t(\varepsilon, v)$,
 #
 # $$\begin{aligned}
-# \frac{\mathrm d}{\mathrm d v}\big[\log p(y, z) - \log q_v(z)\big]
-# &= \underbrace{\nabla_v t \; \nabla_z \big[\log p(y, z) - \log q_v(z)\big]}_{\text{path}} \\
-# &\quad - \underbrace{\nabla_v \log q_v(z)}_{\text{score}}.
+# & \frac{\mathrm d}{\mathrm d v}\big[\log p(y, z) - \log q_v(z)\big] \\
+# & \quad = \underbrace{\nabla_v t \; \nabla_z \big[\log p(y, z) - \log q_v(z)\big]}_{\text{path}} \\
+# & \qquad - \underbrace{\nabla_v \log q_v(z)}_{\text{score}}.
 # \end{aligned}$$
 #
 # The left side is what automatic differentiation gives, the *total* derivative. The score has mean zero: leave it out, and the rest is
@@ -355,7 +355,7 @@ moving(fig, frames, captions, alt=alt, label="step")
 
 # %% tags=["figure"]
 fig, ax = plt.subplots()
-shapes, quantiles = np.linspace(0.8, 6, 14), np.linspace(0.1, 0.9, 9)
+shapes, quantiles = np.linspace(1.2, 6.4, 14), np.linspace(0.1, 0.9, 9)
 at = np.linspace(0.02, 12, 120)
 frames, captions = [], []
 for shape in shapes:
@@ -469,12 +469,13 @@ assert abs(corrected - (2 * shape + 1)) < 1e-6 < abs(uncorrected - (2 * shape + 
 # ## What to copy
 #
 # - **Draws that can be reparameterised** (normal, gamma, beta, Dirichlet, Student t ...): do nothing. NumPyro's `Trace_ELBO` takes that
-#   gradient.
+#   gradient. Given a discrete draw it only warns, and then trains on a biased one.
 # - **The last digits matter**: `vip.fit(key, model, data, method=vip.Guide(guide, objective=vip.objectives.StickingTheLanding(8)))`; the
 #   pattern [sticking the landing](patterns/gaussian_mean_sticking_the_landing.md) writes it out.
 # - **Discrete draws, or a model that has no slope**: `vip.objectives.ScoreFunction(8)`, which leaves out what does not depend on a draw,
-#   takes the mean of the other draws off, and stays unbiased when a plate is subsampled. Written out:
-#   [score function](patterns/gaussian_mean_score_function.md) and [its control variates](patterns/gaussian_mean_control_variate.md).
+#   takes the mean of the other draws off, and stays unbiased when a plate is subsampled (NumPyro's own `TraceGraph_ELBO` counts the
+#   plate's scale twice there). Written out: [score function](patterns/gaussian_mean_score_function.md) and
+#   [its control variates](patterns/gaussian_mean_control_variate.md).
 # - **A gamma guide**: [gamma poisson implicit](patterns/gamma_poisson_implicit.md).
 #
 # ## Exercises
@@ -530,7 +531,7 @@ for k in (0.5, 1.0, 2.0, 5.0):
     print(f"k = {k}: score function {by_score:.3f}, reparameterised {by_slope:.3f}")
     assert far((z_wave * np.sin(k * z_wave) - k * math.exp(-(k**2) / 2)) ** 2, by_score) < 4.5
     assert far((k * np.cos(k * z_wave) - k * math.exp(-(k**2) / 2)) ** 2, by_slope) < 4.5
-# A function that is bounded and steep has values that say more than its slopes. A log density is seldom like that; a network's loss may be.
+# A function that is bounded and steep has values that say more than its slopes. A log density is seldom like that.
 assert variances(0.5)[0] > variances(0.5)[1]
 assert variances(5.0)[0] < variances(5.0)[1] / 20
 
@@ -559,6 +560,8 @@ for params in places.values():
     r = precision * s**2
     for is_path, of_m in [(True, (c + (1 - r) * node) / s), (False, (c - r * node) / s)]:
         np.testing.assert_allclose(landing.variance(params, y, is_path)["m"], variance_by_quadrature(of_m), rtol=1e-6, atol=1e-9)
+narrow = {"m": posterior_mean, "log_s": -0.5 * math.log(4 * precision)}  # r = 1/4
+assert landing.variance(narrow, y, False)["m"] < landing.variance(narrow, y, True)["m"]
 assert by_quadrature["path"]["posterior"]["log_mean"] < 1e-6
 np.testing.assert_allclose(by_quadrature["implicit"]["posterior"]["log_mean"], a_posterior, rtol=1e-4)
 assert by_quadrature["score"]["posterior"]["log_mean"] > 100 * by_quadrature["implicit"]["posterior"]["log_mean"]
