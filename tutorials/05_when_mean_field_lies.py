@@ -97,9 +97,9 @@ formula = {"mean": 0.0, "variance": 1 - rho**2, "ELBO": 0.5 * math.log(1 - rho**
 pd.DataFrame({"fitted": fitted, "formula": formula, "truth": {"mean": 0.0, "variance": 1.0, "ELBO": 0.0}}).astype(float).round(3)
 
 # %%
-assert np.allclose(q["z"].mean, 0, atol=0.006)
-assert np.allclose(q["z"].variance, 1 - rho**2, rtol=0.015)
-assert abs(fitted["ELBO"] - formula["ELBO"]) < 0.02
+assert np.allclose(q["z"].mean, 0, atol=0.012)  # what noise the last steps leave: four sds over seeds
+assert np.allclose(q["z"].variance, 1 - rho**2, rtol=0.05)
+assert abs(fitted["ELBO"] - formula["ELBO"]) < 0.04
 
 # %% [markdown]
 # The optimiser has done its work. It found the best member of the family, and the best member has a variance
@@ -228,7 +228,7 @@ assert strong_sds["smoothed, resampled"].max() < 0.9
 # %% [markdown]
 # ## What the ELBO cannot tell you
 #
-# Mean-field's ELBO on the needle is `{python} f"{strong_fit.elbo:.2f}"`. Is that good? The log evidence is
+# Mean-field's ELBO on the slopes of `s1` and `s2` is `{python} f"{strong_fit.elbo:.2f}"`. Is that good? The log evidence is
 # `{python} f"{linear_regression.log_evidence(**strong):.2f}"`, so the whole lie costs
 # `{python} f"{linear_regression.log_evidence(**strong) - strong_fit.elbo:.2f}"` nats in some
 # `{python} f"{-strong_fit.elbo:,.0f}"`. In practice nobody gives you the log evidence, and you see the second number alone. A flat
@@ -266,7 +266,8 @@ show(fig, alt=f"Left, the ELBO against the sd of q: it peaks at {best:.2f} and i
 # `{python} f"{best:.2f}"` of the truth. Start the optimiser at the right sds and it walks away from them. That is no bug:
 # $\mathrm{KL}(q \,\|\, p)$ punishes $q$ for being where $p$ is not, and forgives it for leaving places out
 # (see [two modes](patterns/two_modes_kl_direction.md)). The weights have the opposite taste. The wide $q$ has
-# $k =$ `{python} f"{pareto_k(1):.2f}"`, well below 0.7: its smoothed weights would give the right answer.
+# $k =$ `{python} f"{pareto_k(1):.2f}"`, well below $0.7$: its smoothed weights give the right answer
+# (exercise 1).
 #
 # So: use the ELBO to compare guides in $\mathrm{KL}(q \,\|\, p)$ on the same model and data. Do not read sds off it.
 #
@@ -357,7 +358,7 @@ pd.Series(correlation, name="correlation of z1 and z2").to_frame().round(3)
 # ### Widen q
 #
 # Take the best mean-field $q$ at $\rho = 0.9$ and inflate its sds to the true marginal ones. Predict $k$, then check that the
-# smoothed weights now give the sd of $z_1$ to within 2 %.
+# smoothed weights now give the sd of $z_1$ to within one part in fifty.
 
 # %% tags=["answer"]
 z, weights = weighed(0.9, 1.0, seed=7)

@@ -105,7 +105,9 @@ def cavi(y, m, *, num_sweeps=100, points=False, prior=25.0):
 
 runs = {order: cavi(y, np.array(order)) for order in itertools.permutations([-1.0, 0.0, 1.0])}
 columns = ["m1", "m2", "m3", "ELBO, sweep 1", "sweep 2", "sweep 5"]
-pd.DataFrame([[*m, *elbos[[0, 1, 4]]] for m, _, elbos in runs.values()], columns=columns, index=list(runs)).rename_axis("start").round(3)
+pd.DataFrame([[*m, *elbos[[0, 1, 4]]] for m, _, elbos in runs.values()], columns=columns, index=map(str, runs)).rename_axis("start").round(
+    3
+)
 
 # %% [markdown]
 # Six starts, six answers, one ELBO: `{python} f"{runs[-1.0, 0.0, 1.0][2][-1]:.6f}"`. It falls short of the log evidence by
@@ -231,7 +233,7 @@ show(
 # Look again at `cavi` above, and at its argument `points`. EM for the mixture is the same two lines with one term dropped: where CAVI
 # has $\mathbb E_q (y_i - \mu_k)^2 = (y_i - m_k)^2 + s_k^2$, EM has $(y_i - m_k)^2$. It takes the means as known. (The update of $m_k$
 # is the same: a Gaussian's mode is its mean.) The fewer rows a component has, the more the term matters. Here the groups are pushed
-# together until they overlap, then every row is copied 10 and 100 times:
+# together until they overlap, then every row stands there 1, 10 and 100 fold:
 
 # %%
 kinship = {}
@@ -303,8 +305,8 @@ moving(
     frames,
     captions,
     alt="A histogram of 82 galaxies' speeds, its bars split among three components, and the components' densities. Over the steps of EM "
-    "two components that share the main clump part: one takes the few slow galaxies on the left, one keeps the middle, and the third has "
-    "the fast ones.",
+    "two components that share the main clump part: one keeps the middle, the other spreads wide and then draws together on the few "
+    "slow galaxies on the left; the third has the fast ones.",
     label="step of EM",
     start=24,
 )
