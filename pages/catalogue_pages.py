@@ -73,7 +73,7 @@ def listing(patterns: list[Pattern]) -> str:
 
 def words(name: str) -> str:
     """gaussian_mean -> gaussian mean."""
-    return name.replace("_", " ").replace("vae", "VAE").replace(" em", " EM").replace("cavi", "CAVI")
+    return " ".join(word.upper() if word in ("vae", "em", "cavi", "kl", "mcmc") else word for word in name.split("_"))
 
 
 def page(pattern: Pattern, patterns: list[Pattern], printed: str) -> str:

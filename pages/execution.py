@@ -37,7 +37,13 @@ def executed(source: str, folder: Path, name: str) -> nbformat.NotebookNode:
     notebook.cells = [new for cell in notebook.cells for new in _with_values(cell)]
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "PYTHONHASHSEED": "0", "COLUMNS": "110"}
-    client = NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(folder)}}, extra_arguments=["--log-level=ERROR"])
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        resources={"metadata": {"path": str(folder)}},
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+    )
     try:
         client.execute(env=environment)
     except CellExecutionError as error:

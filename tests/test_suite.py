@@ -37,6 +37,7 @@ def _no_cache(monkeypatch):
 @pytest.fixture
 def suite(pytester):
     pytester.makeconftest(CONFTEST)
+    pytester.makeini("[pytest]\naddopts = -p no:playwright")  # which does not bear to be nested
     pytester.makepyfile(A_SUITE)
     return pytester
 

@@ -41,7 +41,11 @@ show(fig, alt="Ten ticks in three heaps, and the densities of two guesses of thr
 # A model of data is a story of how they came about. Ours has three steps. Nature places three centres. Each number then picks one of
 # them, all equally likely. It lands near that centre, one unit away or so:
 #
-# $$\mu_k \sim \mathcal N(0, 25), \qquad z_i \sim \mathrm{Uniform}\{1, 2, 3\}, \qquad x_i \mid z_i, \mu \sim \mathcal N(\mu_{z_i}, 1).$$
+# $$\begin{aligned}
+# \mu_k &\sim \mathcal N(0, 25), & k &= 1, 2, 3, \\
+# z_i &\sim \mathrm{Uniform}\{1, 2, 3\}, & i &= 1, \dots, 10, \\
+# x_i \mid z_i, \mu &\sim \mathcal N(\mu_{z_i}, 1).
+# \end{aligned}$$
 #
 # (The second argument of $\mathcal N$ is a variance here: the centres have sd 5.) Only $x$ is seen. The labels $z$ and the centres $\mu$
 # are **latent**: part of the story, absent from the table. In NumPyro the story is a program, and running it tells one:
@@ -60,14 +64,16 @@ def model(x=None, num_observations=10):
 
 key_story, key_more = jax.random.split(jax.random.key(0))
 told = handlers.trace(handlers.seed(model, key_story)).get_trace()
-mu, z, story = (np.asarray(told[site]["value"], float) for site in ("mu", "z", "x"))
-print("\n".join(f"{name:<3}" + "".join(f"{value:6.{digits}f}" for value in row) for name, row, digits in
-                (("mu", mu, 1), ("z", z + 1, 0), ("x", story, 1))))  # fmt: skip
+mu, labels, numbers = (told[site]["value"] for site in ("mu", "z", "x"))
+print("mu", *(f"{m:.1f}" for m in mu), "\nz ", *(labels + 1), "\nx ", *(f"{n:.1f}" for n in numbers))
 
 # %% [markdown]
 # Inference runs the story backwards. From $x$ we ask for what was hidden, $h = (z, \mu)$:
 #
-# $$p(h \mid x) = \frac{p(x \mid h)\, p(h)}{p(x)}, \qquad p(x) = \sum_z \int p(x \mid z, \mu)\, p(z)\, p(\mu)\, \mathrm d\mu.$$
+# $$\begin{aligned}
+# p(h \mid x) &= \frac{p(x \mid h)\, p(h)}{p(x)}, \\
+# p(x) &= \sum_z \int p(x \mid z, \mu)\, p(z)\, p(\mu)\, \mathrm d\mu.
+# \end{aligned}$$
 #
 # The numerator is one run of the program, its densities multiplied. The denominator, the **evidence**, adds this up over everything that
 # could have been hidden.
@@ -76,7 +82,7 @@ print("\n".join(f"{name:<3}" + "".join(f"{value:6.{digits}f}" for value in row) 
 #
 # Start with less: one number $x$, one latent $z$, and a curve between them,
 #
-# $$z \sim \mathcal N(0, 1), \qquad x = 5 \tanh(10 z) + 0.5\, \varepsilon, \quad \varepsilon \sim \mathcal N(0, 1).$$
+# $$z \sim \mathcal N(0, 1), \quad \varepsilon \sim \mathcal N(0, 1), \quad x = 5 \tanh(10 z) + 0.5\, \varepsilon.$$
 #
 # Every ingredient is a Gaussian with a single hump. The evidence $p(x) = \int p(x \mid z)\, p(z)\, \mathrm d z$ averages the Gaussians
 # $p(x \mid z)$ over $z$. It is a **mixture**, with a continuum of components, and a fine grid of $z$ does the integral:
@@ -104,24 +110,24 @@ print(f"humps of p(z): {humps(norm.pdf(z))}, of p(x): {humps(evidence)}, of p(x)
 
 # %% [markdown]
 # One hump went in, and `{python} humps(evidence)` came out. The curve did it: it sends nearly all $z$ to one of its two ends. Move the
-# slider to see the way back. For each $x$ the right panel shows the posterior of $z$, each curve scaled to its peak.
+# slider to see the way back. For each $x$ the lower panel shows the posterior of $z$, each curve scaled to its peak.
 
 # %% tags=["figure"]
 seen = np.arange(10, 151, 7)  # indices of x
 fine = 0.01 * np.sinh(np.linspace(-6.4, 6.4, 110))
-fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
-left.plot(values[::2], evidence[::2], color=GREY)
-left.set(xlabel="x", title="evidence p(x)", yticks=[], ylim=(0, 0.5))
-right.plot(fine, np.exp(-0.5 * fine**2), color=GREY, ls=":")
-right.set(xlabel="z", title="prior (dotted) and posterior p(z | x)", yticks=[], xlim=(-3, 3), ylim=(0, 1.08))
+fig, (above, below) = plt.subplots(2, 1, figsize=(5.6, 4.6))
+above.plot(values[::2], evidence[::2], color=GREY)
+above.set(xlabel="x", title="evidence p(x)", yticks=[], ylim=(0, 0.5))
+below.plot(fine, np.exp(-0.5 * fine**2), color=GREY, ls=":")
+below.set(xlabel="z", title="prior (dotted) and posterior p(z | x)", yticks=[], xlim=(-3, 3), ylim=(0, 1.08))
 frames, captions = [], []
 for i in seen:
     log_p = norm.logpdf(values[i], decoder(fine), 0.5) + norm.logpdf(fine)
-    (mark,) = left.plot(values[[i, i]], [0, evidence[i]], color=ORANGE, lw=3)
-    (curve,) = right.plot(fine, np.exp(log_p - log_p.max()), color=BLUE)
+    (mark,) = above.plot(values[[i, i]], [0, evidence[i]], color=ORANGE, lw=3)
+    (curve,) = below.plot(fine, np.exp(log_p - log_p.max()), color=BLUE)
     frames.append([mark, curve])
     captions.append(f"x = {values[i]:.1f}: z has posterior mean {posterior_mean[i]:.2f} and sd {posterior_sd[i]:.3f}")
-alt = "Left the density of x, two humps; right the posterior of z: at either end half a bell cut off at zero, between the humps a needle."
+alt = "Above the density of x, two humps; below the posterior of z: at either end half a bell cut off at zero, between the humps a needle."
 moving(fig, frames, captions, alt=alt, label="x", start=-4)
 
 # %% [markdown]
@@ -139,8 +145,10 @@ moving(fig, frames, captions, alt=alt, label="x", start=-4)
 # For one given assignment the story falls apart into three stories that do not touch. With $n_k$ numbers of sum $t_k$ at
 # centre $k$, and $v = 25$, the integral over its $\mu_k$ has a closed form:
 #
-# $$\int \mathcal N(\mu_k; 0, v) \prod_{i: z_i = k} \mathcal N(x_i; \mu_k, 1)\, \mathrm d\mu_k
-# = \frac{1}{\sqrt{1 + v n_k}} \exp\Big(\frac{t_k^2}{2 (n_k + 1/v)}\Big) \prod_{i: z_i = k} \mathcal N(x_i; 0, 1).$$
+# $$\begin{aligned}
+# &\int \mathcal N(\mu_k; 0, v) \prod_{i: z_i = k} \mathcal N(x_i; \mu_k, 1)\, \mathrm d\mu_k \\
+# &\quad = \frac{1}{\sqrt{1 + v n_k}} \exp\Big(\frac{t_k^2}{2 (n_k + 1/v)}\Big) \prod_{i: z_i = k} \mathcal N(x_i; 0, 1).
+# \end{aligned}$$
 
 
 # %%
@@ -259,9 +267,9 @@ pd.DataFrame([
 ]).set_index("centres").rename_axis(index=None, columns="centres")  # fmt: skip
 
 # %% [markdown]
-# With three centres, `{python} 81` places each give the number of the enumeration, to all digits shown. (And the evidence says something by
-# itself: of these it is highest with three centres.) But with `{python} 41` places, each centre more is `{python} 41` times the work.
-# At the pace of four centres, ten would take `{python} duration(on_grid[41, 4][1] * 41.0**6)`.
+# With three centres, `{python} max(on_grid)[0]` places each give the number of the enumeration, to all digits shown. (And the evidence says
+# something by itself: of these it is highest with three centres.) But with 41 places, each centre more is 41 times the work. At the pace
+# of four centres, ten would take `{python} duration(on_grid[41, 4][1] * 41.0**6)`.
 #
 # Turn it round: give a grid 100,000 points, and see what precision they buy. The test integral has a closed form in any
 # dimension $D$: $z \sim \mathcal N(0, I_D)$, one number $x = 0$ seen with $x \mid z \sim \mathcal N(\sum_j z_j, \tfrac14)$, so that
@@ -288,7 +296,7 @@ ax.semilogy(dims, draw_error, "s-", color=BLUE, label="draws of the prior (stand
 ax.set(xlabel="dimension of z", ylabel="relative error", ylim=(5e-8, 50))
 ax.legend(loc="upper left", fontsize=9)
 few = (grid_error < 1e-6).sum()
-alt = f"The relative error of the grid is tiny up to {few} dimensions, then climbs to {grid_error[-1]:.1g} in {dims[-1]}; that of draws is flat."
+alt = f"The grid's relative error is tiny up to {few} dimensions, then climbs to {grid_error[-1]:.1g} in {dims[-1]}; that of draws hardly."
 show(fig, alt=alt)
 
 # %% [markdown]
@@ -299,7 +307,7 @@ show(fig, alt=alt)
 #
 # ## What is left to do
 #
-# The numerator $p(x, h)$ is cheap for any $h$. Only the sum over all $h$ is dear. There are three ways round it.
+# The numerator $p(x, h)$ is cheap for any $h$. Only the sum over all $h$ is dear. Three ways round it are well trodden.
 # **Sampling** (MCMC) walks among the $h$ in proportion to the numerator, and never needs the denominator. The **Laplace** method
 # fits a Gaussian at a peak. **Variational inference** takes a family of easy distributions and looks for its member nearest to the
 # posterior: an integral becomes an optimisation. How can one be near to what one cannot compute? That is
@@ -326,7 +334,7 @@ product = norm.pdf(at, -5, 1) * norm.pdf(at, 5, 1)
 mixture = norm.pdf(at, -5, 1) / 2 + norm.pdf(at, 5, 1) / 2
 assert (humps(product), humps(mixture)) == (1, 2)
 
-D = 1_000  # z ~ N(0, I), x_j = sum of all z + noise, in 1,000 dimensions: E exp(-(sum z)^2 / 2) is a determinant
+D = 1_000  # z ~ N(0, I), one number seen around the sum of all z: E exp(-(sum z)^2 / 2) is a determinant
 assert abs(-0.5 * np.linalg.slogdet(np.eye(D) + 1)[1] + 0.5 * math.log(D + 1)) < 1e-8
 
 # %% [markdown]

@@ -40,7 +40,10 @@ show(fig, alt="The posterior as a grey hill, and three Gaussians: q1 lies to its
 #
 # A hundred numbers $x_i$ scatter around an unknown $w$:
 #
-# $$w \sim \mathcal N(0, 1), \qquad x_i \mid w \sim \mathcal N(w, 1), \quad i = 1, \dots, 100.$$
+# $$\begin{aligned}
+# w &\sim \mathcal N(0, 1), \\
+# x_i \mid w &\sim \mathcal N(w, 1), \quad i = 1, \dots, 100.
+# \end{aligned}$$
 #
 # The joint density is one run of this story, its factors multiplied. It is always cheap:
 
@@ -74,7 +77,10 @@ print(f"log p(x): closed form {log_evidence:.6f}, quadrature {np.log(area) - 140
 #
 # Call the first part, with its sign turned, the **evidence lower bound**:
 #
-# $$\mathrm{ELBO}(q) = \mathbb E_q[\log p(x, w) - \log q(w)], \qquad \log p(x) = \mathrm{ELBO}(q) + \mathrm{KL}(q \,\|\, p).$$
+# $$\begin{aligned}
+# \mathrm{ELBO}(q) &= \mathbb E_q[\log p(x, w) - \log q(w)], \\
+# \log p(x) &= \mathrm{ELBO}(q) + \mathrm{KL}(q \,\|\, p).
+# \end{aligned}$$
 #
 # That is the trick, whole. The left side does not know $q$. So whatever raises the ELBO lowers the KL by as much, and the ELBO needs only
 # the joint. As the KL is never negative, the ELBO is never above $\log p(x)$: hence its name. For $q = \mathcal N(m, s^2)$ both have a
@@ -110,7 +116,7 @@ table.round(4)
 #
 # ## Two forces
 #
-# Split the ELBO at its minus sign. The second part is the entropy of $q$; the first is minus the cross-entropy of $q$ and the **joint**:
+# Split the ELBO at its minus sign. One part is the entropy of $q$, the other is minus the cross-entropy of $q$ and the **joint**:
 #
 # $$\mathrm{ELBO}(q) = \underbrace{-\mathbb E_q[\log q(w)]}_{H(q)} \;-\; \underbrace{\mathbb E_q[-\log p(x, w)]}_{H(q,\, p(x, \cdot))}.$$
 #
@@ -202,16 +208,16 @@ shown = np.unique(np.round(np.geomspace(1, NUM_STEPS + 1, 22)).astype(int)) - 1
 w = np.linspace(-2.5, 3.5, 119)
 near = np.linspace(posterior_mean - 0.45, posterior_mean + 0.45, 61)
 w = np.sort(np.concatenate([w[(w < near[0]) | (w > near[-1])], near]))
-fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), width_ratios=(3, 2))
+fig, (above, below) = plt.subplots(2, 1, figsize=(5.6, 4.6))
 hill = norm.pdf(w, posterior_mean, posterior_sd)
-left.fill_between(w, hill, color=GREY, alpha=0.35, lw=0, label="posterior")
-left.set(xlabel="w", yticks=[], xlim=(-2.5, 3.5), ylim=(0, 1.12 * hill.max()), title="q (blue) and the posterior (grey)")
-right.loglog(np.arange(1, NUM_STEPS + 2), kl_path, color=GREY, lw=1)
-right.set(xlabel="step + 1", title="KL(q || posterior), nats")
+above.fill_between(w, hill, color=GREY, alpha=0.35, lw=0, label="posterior")
+above.set(xlabel="w", yticks=[], xlim=(-2.5, 3.5), ylim=(0, 1.12 * hill.max()), title="q (blue) and the posterior (grey)")
+below.loglog(np.arange(1, NUM_STEPS + 2), kl_path, color=GREY, lw=1)
+below.set(xlabel="step + 1", title="KL(q || posterior), nats")
 frames, captions = [], []
 for i in shown:
-    (curve,) = left.plot(w, norm.pdf(w, m_path[i], s_path[i]), color=BLUE, lw=2)
-    (dot,) = right.plot([i + 1], [kl_path[i]], "o", color=BLUE)
+    (curve,) = above.plot(w, norm.pdf(w, m_path[i], s_path[i]), color=BLUE, lw=2)
+    (dot,) = below.plot([i + 1], [kl_path[i]], "o", color=BLUE)
     frames.append([curve, dot])
     captions.append(f"step {i}: ELBO {elbo_path[i]:.4f} + KL {kl_path[i]:.4f} = {elbo_path[i] + kl_path[i]:.4f}")
 alt = "q starts as the wide prior far left of the posterior's hill, moves under it, narrows and fills it; the KL falls by powers of ten."
@@ -268,7 +274,7 @@ both = []
 for a in half_distances:
     modes = np.array([-a, a])
     both.append((reverse_optimum(modes, shares), two_modes_kl_direction.best_forward(modes, shares)["x"]))
-jump = next(i for i, ((m, _, _), _) in enumerate(both) if abs(m) > 1)  # from here on it sits in one mode
+jump = int(np.argmax([abs(m) > 1 for (m, _, _), _ in both]))  # from here on it sits in one mode
 
 # %% tags=["figure"]
 at = np.linspace(-8, 8, 107)

@@ -234,8 +234,8 @@ print(f"{'best of family':14}{best_mean[0]:12.3f} ± {best_sd[0]:7.3f}{best_mean
 #
 # ## When to stop
 #
-# Few tutorials decay the rate. They say `Adam(0.01)`, or smaller, and a round number of steps. Let us do as they do, beside a rate that
-# is large and does not fall:
+# Many tutorials let the rate stand. They say `Adam(0.01)`, or smaller, and a round number of steps. Let us do as they do, beside a rate
+# that is large and does not fall:
 
 # %%
 runs = {f"{rate}": follow(numpyro.optim.Adam(rate), num_steps) for rate in (0.01, 0.2)} | {"falling from 0.2": (path, losses)}
@@ -303,21 +303,18 @@ exact_mean, exact_sd = covariance @ columns.T @ patients["progression"] / 60**2,
 
 sites = ["level", "slope_bmi", "slope_bp"]
 usual, _ = follow(numpyro.optim.Adam(0.01), 5_000, model=regression, guide=AutoNormal(regression), data=patients)
-ours = vip.fit(random.key(0), regression, patients, progress=False)
-off_usual = [(usual[f"{name}_auto_loc"][-1] - m) / s for name, m, s in zip(sites, exact_mean, exact_sd, strict=True)]
-off_ours = [(float(ours.posterior[name].mean()) - m) / s for name, m, s in zip(sites, exact_mean, exact_sd, strict=True)]
-print(f"{'':22}" + "".join(f"{name:>12}" for name in sites))
-print(f"{'exact mean':22}" + "".join(f"{m:12.3f}" for m in exact_mean))
-print(f"{'exact sd':22}" + "".join(f"{s:12.3f}" for s in exact_sd))
-print(f"{'Adam(0.01), in sds off':22}" + "".join(f"{o:12.3f}" for o in off_usual))
-print(f"{'vip.fit, in sds off':22}" + "".join(f"{o:12.3f}" for o in off_ours))
-assert max(map(abs, off_usual)) > 3
-assert max(map(abs, off_ours)) < 5 / np.sqrt(4_000)  # 4,000 draws
+off = [(usual[f"{name}_auto_loc"][-1] - m) / s for name, m, s in zip(sites, exact_mean, exact_sd, strict=True)]
+print(f"{'':24}" + "".join(f"{name:>12}" for name in sites))
+print(f"{'exact mean':24}" + "".join(f"{m:12.3f}" for m in exact_mean))
+print(f"{'exact sd':24}" + "".join(f"{s:12.3f}" for s in exact_sd))
+print(f"{'Adam(0.01), off by sds':24}" + "".join(f"{o:12.3f}" for o in off))
+assert min(map(abs, off)) > 3
 
 # %% [markdown]
-# Five thousand steps, and the level is off by `{python} f"{abs(off_usual[0]):.0f}"` posterior sds: it had to travel
-# `{python} f"{abs(exact_mean[0]):.0f}"` units, and 5,000 steps of `0.01` go about 50 at the most. `vip.fit` measures how steep the hill
-# is before it sets out, so that units do not matter to it.
+# Five thousand steps, and the level is off by `{python} f"{abs(off[0]):.0f}"` posterior sds: it had to travel
+# `{python} f"{abs(exact_mean[0]):.0f}"` units, and 5,000 steps of `0.01` go about 50 at the most. The sds that the guide reports are
+# small and say nothing of it. Measure such columns from their means, in their sds; or let a method do it that first finds out how steep
+# the hill is, as those of `vip.fit` do (an exercise below, and [regression in raw units](07_regression.md)).
 #
 # ## Guides that write themselves
 #
@@ -509,7 +506,7 @@ def slip(x, trials, y=None):
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    loss = Trace_ELBO().loss(random.key(0), {}, numpyro.handlers.seed(model, 0), numpyro.handlers.seed(slip, 0), **data)
+    loss = float(jax.jit(lambda key: Trace_ELBO().loss(key, {}, model, slip, **data))(random.key(0)))
 print(f"NumPyro: a loss all the same, {loss:.2f}, and on the way {sorted({str(each.message) for each in caught})}")
 try:
     vip.fit(random.key(0), model, data, method=vip.Guide(slip), progress=False)

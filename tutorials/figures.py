@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#2b7bba", "#d1661c", "#27935a", "#9467bd", "#808080"
 """Each stands out by more than 3 to 1 from a white page and from a dark one."""
+WIDE = 6.0
+"""Inches: a figure may be shrunk to so much that one of this width fits a phone, and no more."""
 INK = "#010203"
 """Becomes the colour of the page's text."""
 
@@ -49,7 +51,7 @@ class Picture:
 
 def show(figure: Figure, alt: str) -> Picture:
     """A figure that stands still; `alt` says what it shows to those who do not see it."""
-    return Picture(f'<figure class="picture">\n{_svg(figure, alt)}\n</figure>')
+    return Picture(f'<figure class="picture"{_reach(figure)}>\n{_svg(figure, alt)}\n</figure>')
 
 
 def moving(
@@ -82,7 +84,12 @@ def moving(
         f"<figcaption data-captions='{html.escape(json.dumps(list(captions)), quote=True)}' aria-live=\"polite\">"
         f"{html.escape(captions[start])}</figcaption>"
     )
-    return Picture(f'<figure class="picture moving">\n{svg}\n{slider}\n</figure>')
+    return Picture(f'<figure class="picture moving"{_reach(figure)}>\n{svg}\n{slider}\n</figure>')
+
+
+def _reach(figure: Figure) -> str:
+    """A wide figure is scrolled on a phone, by the keyboard too."""
+    return ' tabindex="0"' if figure.get_figwidth() > WIDE else ""
 
 
 def _svg(figure: Figure, alt: str) -> str:
@@ -106,4 +113,6 @@ def _svg(figure: Figure, alt: str) -> str:
         svg = svg.replace(f' id="{name}"', f' id="{own}{name}"' if wanted else "")
         svg = svg.replace(f'"#{name}"', f'"#{own}{name}"').replace(f"url(#{name})", f"url(#{own}{name})")
     svg = re.sub(r"\s+", " ", svg)
+    if figure.get_figwidth() > WIDE:
+        svg = svg.replace("<svg ", f'<svg style="min-width: {22 * figure.get_figwidth() / WIDE:.0f}rem" ', 1)
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{html.escape(" ".join(alt.split()), quote=True)}" ', svg, count=1)

@@ -14,7 +14,10 @@ MOST_BYTES = 1_000_000
 """What a page may take over the wire, all it loads counted."""
 AXE = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore:.*instance methods are deprecated"),  # pytest-base-url, which pytest-playwright brings
+]
 
 
 def themed(page, scheme):
