@@ -210,7 +210,7 @@ for label, verdict in cmp.verdicts.items():
 
 # %% [markdown]
 # Read a verdict in this order: *safe for what*, *what is off*, *what to try*. Mean-field's search *converged*, as its restarts agree
-# (`{python} "R-hat " + cmp.fits['MeanField'].stopped_because.split("R-hat ")[1].split(",")[0]`), and its ELBO is only
+# (`{python} f"R-hat {cmp.fits['MeanField'].certificate.rhat:.2f}"`), and its ELBO is only
 # `{python} f"{log_evidence - cmp.fits['MeanField'].elbo:.1f}"` nats below the log evidence, on a scale of thousands. Nothing in its loss
 # curve would have told you.
 #
@@ -230,6 +230,7 @@ vif = np.diag(np.linalg.inv(np.corrcoef(data["x"].T)))
 z = np.column_stack([np.ones(len(data["y"])), data["x"] - TYPICAL])
 conditional_sd = (np.append(50.0, PRIOR_SD) ** -2.0 + inverse_square * np.sum(z**2, axis=0)) ** -0.5
 predicted = conditional_sd / sd[:-1]
+assert cmp.fits["MeanField"].stopped_because.startswith("converged")
 raw_sd = moments(cmp.fits["MeanField"].idata["proposal"].to_dataset())[1]  # q itself, before any weighing
 found = raw_sd[:-1] / sd[:-1]
 assert np.abs(found / predicted - 1).max() < 0.02  # q's 40,000 draws leave errors of 0.4 % in an sd
@@ -462,6 +463,9 @@ assert moved["Student-t"][1:-1].max() < 0.5 < moved["normal"][1:-1].max()
 # ## What to copy
 #
 # ```python
+# import vipatterns as vip
+# from vipatterns import tables
+#
 # table = tables.read("my.csv")
 # given = tables.arguments(table, model, target="outcome")
 # fit = vip.fit(jax.random.key(0), model, given.data, coords=given.coords, dims=given.dims)

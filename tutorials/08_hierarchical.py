@@ -2,9 +2,9 @@
 # # Hierarchical models and the funnel
 #
 # **A question.** Eight schools try the same coaching for a test. In one the pupils gain 28 points, in another they lose three; each figure
-# has a standard error of about ten. How good is coaching in the first school? You would not say 28, and you would not say that all schools
-# are alike. A hierarchical model finds the place between. Then why is variational inference right about one way of writing that model, and
-# wrong about another way of writing *the same one*?
+# has a standard error of nine to eighteen. How good is coaching in the first school? You would not say 28, and you would not say that all
+# schools are alike. A hierarchical model finds the place between. Then why is variational inference right about one way of writing that
+# model, and wrong about another way of writing *the same one*?
 
 # %%
 import jax
@@ -26,7 +26,44 @@ data = eight_schools.data()
 y, sigma = data["y"], data["sigma"]
 schools = list("ABCDEFGH")
 
-tau, log_p, mu_mean, mu_var = eight_schools.grid(**data)  # explained below
+# %% tags=["figure"]
+theta = [f(eight_schools.exact_posterior(**data)["theta"], axis=0) for f in (np.mean, np.std)]
+pooled = np.sum(y / sigma**2) / np.sum(sigma**-2.0)
+rows = np.arange(8)[::-1]
+fig, ax = plt.subplots(figsize=(5.6, 3.8))
+ax.hlines(rows + 0.14, y - sigma, y + sigma, color=GREY, linewidth=1.5)
+ax.plot(y, rows + 0.14, "o", color=GREY, label="no pooling: each school alone")
+ax.axvline(pooled, color=ORANGE, label="complete pooling: one effect")
+ax.hlines(rows - 0.14, theta[0] - theta[1], theta[0] + theta[1], color=BLUE, linewidth=2.5)
+ax.plot(theta[0], rows - 0.14, "o", color=BLUE, label="hierarchical model, exact")
+ax.set(yticks=rows, yticklabels=schools, xlabel="effect of coaching, points (± one sd)", xlim=(-22, 48))
+ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize="small")
+show(
+    fig,
+    alt=f"Effects of eight schools. The measured ones range from {y.min():.0f} to {y.max():.0f}; the hierarchical model's lie between "
+    f"{theta[0].min():.1f} and {theta[0].max():.1f}, with shorter intervals; all schools pooled give {pooled:.1f}.",
+)
+
+# %% [markdown]
+# ## The model, and how far to shrink
+#
+# The blue points lie left of the orange line, since the prior below doubts large effects, and eight schools do not persuade it.
+#
+# Effects $y_j$ were measured with known standard errors $\sigma_j$. The true effects $\theta_j$ scatter around a common $\mu$ with an sd
+# $\tau$ that nobody knows either. (Second arguments are sds throughout.)
+#
+# $$\mu \sim \mathcal N(0, 5), \qquad \tau \sim \mathrm{HalfCauchy}(5), \qquad \theta_j \sim \mathcal N(\mu, \tau), \qquad
+# y_j \sim \mathcal N(\theta_j, \sigma_j).$$
+#
+# If we knew $\tau$, all would be Gaussian, and each school's effect a weighted mean of what it measured and what the others say:
+#
+# $$\mathbb E[\theta_j \mid \mu, \tau, y] = \mu + \frac{\tau^2}{\sigma_j^2 + \tau^2}\,(y_j - \mu).$$
+#
+# At $\tau = 0$ that is complete pooling, at $\tau \to \infty$ no pooling. And $p(\tau \mid y)$ has a formula too, which the pattern
+# [eight schools](patterns/eight_schools.md) derives.
+
+# %%
+tau, log_p, mu_mean, mu_var = eight_schools.grid(**data)  # an even grid of log tau
 log_evidence = eight_schools.log_evidence(**data)
 weight = np.exp(log_p - logsumexp(log_p))
 
@@ -47,37 +84,8 @@ def mixed(mean, sd):
 theta = mixed(*given(tau, mu_mean, mu_var))
 exact = {"mu": mixed(mu_mean, np.sqrt(mu_var)), "tau": mixed(tau, 0 * tau), "theta": theta}
 
-# %% tags=["figure"]
-pooled = np.sum(y / sigma**2) / np.sum(sigma**-2.0)
-rows = np.arange(8)[::-1]
-fig, ax = plt.subplots(figsize=(5.6, 3.8))
-ax.hlines(rows + 0.14, y - sigma, y + sigma, color=GREY, linewidth=1.5)
-ax.plot(y, rows + 0.14, "o", color=GREY, label="no pooling: each school alone")
-ax.axvline(pooled, color=ORANGE, label="complete pooling: one effect")
-ax.hlines(rows - 0.14, theta[0] - theta[1], theta[0] + theta[1], color=BLUE, linewidth=2.5)
-ax.plot(theta[0], rows - 0.14, "o", color=BLUE, label="hierarchical model, exact")
-ax.set(yticks=rows, yticklabels=schools, xlabel="effect of coaching, points (± one sd)", xlim=(-22, 48))
-ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize="small")
-show(
-    fig,
-    alt=f"Effects of eight schools. The measured ones range from {y.min():.0f} to {y.max():.0f}; the hierarchical model's lie between "
-    f"{theta[0].min():.1f} and {theta[0].max():.1f}, around the pooled {pooled:.1f}, with shorter intervals.",
-)
-
 # %% [markdown]
-# ## The model, and how far to shrink
-#
-# Effects $y_j$ were measured with known standard errors $\sigma_j$. The true effects $\theta_j$ scatter around a common $\mu$ with an sd
-# $\tau$ that nobody knows either. (Second arguments are sds throughout.)
-#
-# $$\mu \sim \mathcal N(0, 5), \qquad \tau \sim \mathrm{HalfCauchy}(5), \qquad \theta_j \sim \mathcal N(\mu, \tau), \qquad
-# y_j \sim \mathcal N(\theta_j, \sigma_j).$$
-#
-# If we knew $\tau$, all would be Gaussian, and each school's effect a weighted mean of what it measured and what the others say:
-#
-# $$\mathbb E[\theta_j \mid \mu, \tau, y] = \mu + \frac{\tau^2}{\sigma_j^2 + \tau^2}\,(y_j - \mu).$$
-#
-# At $\tau = 0$ that is complete pooling, at $\tau \to \infty$ no pooling. Move $\tau$ and watch:
+# Move $\tau$ and watch:
 
 # %% tags=["figure"]
 steps = np.array([0.01, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12.5, 15, 20, 25, 30])
@@ -377,8 +385,9 @@ assert climbs["centred"].rungs[0].ok is False
 # - The note on the design pattern: VI finds "the member $q(Z; \theta) \in Q$ that is **closest to the true posterior**". It does: above, to
 #   the digits of a formula. But closest is not close. On the funnel the distance is $\frac12 \log \frac{2 + 9(D - 1)}{2}$, and grows with
 #   $D$ without end.
-# - The VI note says of a diagonal covariance that the latent dimensions will be "linearly independent". They are independent *in $q$*,
-#   because we made it so. The posterior's $\theta_j$ and $\tau$ stay as dependent as the funnel shows; $q$ just does not know.
+# - The VI note says of an auto-encoder's diagonal covariance that the latent dimensions will be "linearly independent". They are
+#   independent *in $q$*, because we made it so. The posterior's $\theta_j$ and $\tau$ stay as dependent as the funnel shows; $q$ just does
+#   not know.
 #
 # ## What to copy
 #
