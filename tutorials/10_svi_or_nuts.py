@@ -77,12 +77,15 @@ show(
 )
 
 # %% [markdown]
-# Three things to read. **Compiling** costs the same for any table, and on small ones it is most of the wait: there the choice of method
-# hardly matters, and NUTS, whose output needs the least explaining, is a fine first choice. **Running** grows with the rows, once they
-# outweigh the overhead; the dashed lines say so and no more: nothing was run there. And the **distance** between the curves is a count:
+# Seconds depend on the machine and on what else it was doing, so read orders of size. **Compiling** hardly depends on the table. On small
+# ones it is a large part of the wait; there the choice of method matters little, and NUTS, whose output needs the least explaining, is a
+# fine first choice. **Running** grows with the rows once they outweigh the overhead. The dashed lines assume just that, from the last
+# point: nothing was run there. And the **distance** between the curves is a count:
 #
 # $$\text{NUTS: draws} \times \text{leapfrog steps a draw} \times \text{gradient of all rows}, \qquad
-# \text{DADVI: a few Newton steps, then one } \log p \text{ of all rows for each draw that is weighed.}$$
+# \text{DADVI: fixed draws} \times \text{Newton steps} \times \text{derivatives of all rows}$$
+#
+# and, for DADVI, one $\log p$ of all rows for each draw that is weighed, ten for each that it hands out.
 #
 # NUTS took `{python} f"{fits['NUTS', 9_000].idata['sample_stats']['n_steps'].values.mean():.0f}"` leapfrog steps a draw here, and
 # consecutive draws resemble each other. DADVI ended after `{python} fits['DADVI', 9_000].num_steps` Newton steps, and its draws are
@@ -182,7 +185,7 @@ funnel_khats = {n: np.array([funnel_khat(rng, n) for _ in range(20)]) for n in S
 # %% tags=["figure"]
 fig, ax = plt.subplots()
 ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-ax.text(0.93, 0.97, r"$\hat k = k$", color=GREY, ha="right")
+ax.text(1.0, 1.06, r"$\hat k = k$", color=GREY, ha="center")
 frames, captions = [], []
 jitter = np.linspace(-0.025, 0.025, 20)
 for n in SIZES:
@@ -210,9 +213,9 @@ moving(
 # %% [markdown]
 # Look at the funnel with 4,000 draws. That $q$ gives $v$ an sd of `{python} f"{best_q['v'][1]:.2f}"` where the truth is 3, and still a
 # check that looks once at 4,000 weights lets it through `{python} (funnel_khats[4_000] < 0.7).sum()` times in 20; with 64,000 draws,
-# `{python} (funnel_khats[64_000] < 0.7).sum()` times. The rare draw that would give it away has not been drawn yet. So `vip.DADVI` weighs
-# ten times as many draws as it hands out, from a wider distribution than mean-field, and looks at more than one number. Eight times the
-# funnel:
+# `{python} (funnel_khats[64_000] < 0.7).sum()` times. Among few draws the rare one that would give it away has not come yet. So `vip.DADVI`
+# weighs ten times as many draws as it hands out, from a wider distribution than mean-field, and looks at more than one number. Eight times
+# the funnel:
 
 # %%
 judged = list(vip.DADVI().fit_many(key_funnel, funnel.model, [{"num_dimensions": 2}] * 8))
@@ -251,9 +254,9 @@ print(f"certified {fooled.certificate.ok}, log evidence {fooled.certificate.log_
 print(fooled.certificate.verdict)
 
 # %% [markdown]
-# Certified, and half of the posterior is missing. NUTS would not find it either. Read the last clause of that verdict: it is the border of
-# the promise. More starts look at more places, never at all of them. Likewise no certificate knows whether the *model* suits the data, or
-# what another table would give.
+# Certified, and half of the posterior is missing. A chain of NUTS has nothing to lead it there either. Read the last clause of that
+# verdict: it is the border of the promise. More starts look at more places, never at all of them. Likewise no certificate knows whether the
+# *model* suits the data, or what another table would give.
 #
 # | the certificate promises | it does not promise |
 # |---|---|
@@ -303,7 +306,7 @@ fig, ax = plt.subplots(figsize=(5.6, 2.6))
 counts, edges = np.histogram(ranks, bins=6, range=(0, 1))
 ax.bar(edges[:-1], counts, width=1 / 6, align="edge", color=BLUE, edgecolor="none", alpha=0.8)
 low, high = np.quantile(np.random.default_rng(1).binomial(30, 1 / 6, 20_000), [0.025, 0.975])
-ax.axhspan(low, high, color=GREY, alpha=0.3, linewidth=0)
+ax.axhspan(low, high, color=GREY, alpha=0.3, linewidth=0, zorder=0)
 ax.axhline(5, color=GREY, linewidth=1)
 ax.set(xlim=(0, 1), xlabel="share of draws below the true parameter", ylabel="tables")
 show(
