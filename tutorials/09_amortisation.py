@@ -250,7 +250,7 @@ share_right = np.mean((again > 0.5) == (new[:10] > 0.5))
 show(
     fig,
     alt=f"Ten new digits; below each what the decoder makes of the mean of its code, {share_right:.0%} of the pixels right; below those "
-    "ten digits decoded from draws of the prior, most of them readable.",
+    "ten digits decoded from draws of the prior.",
 )
 
 # %% [markdown]
