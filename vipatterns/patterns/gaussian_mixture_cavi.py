@@ -78,8 +78,8 @@ def model(y=None, num_components=3, num_observations=1, units=None):
 # $q(w)\, q(\mu, \tau)\, q(z)$, each factor at its optimum given the others. The labels, which the model has summed out, are
 # $q(z_i = k) = r_{ik}$, and everything is conjugate:
 #
-# - **labels** $r_{ik} \propto \exp\big(\mathbb E \log w_k + \tfrac12 \mathbb E \log \tau_k
-#   - \tfrac12 \mathbb E\tau_k\, (y_i - m_k)^2 - \tfrac1{2 \kappa_k}\big)$: EM's, with expectations where EM has points.
+# - **labels** $r_{ik} \propto \exp\big(\mathbb E \log w_k + \tfrac12 \mathbb E \log \tau_k -
+#   \tfrac12 \mathbb E\tau_k\, (y_i - m_k)^2 - \tfrac1{2 \kappa_k}\big)$: EM's, with expectations where EM has points.
 # - **parameters** $w \sim \mathrm{Dirichlet}(\alpha)$, $\tau_k \sim \mathrm{Gamma}(a_k, b_k)$,
 #   $\mu_k \mid \tau_k \sim \mathcal N(m_k, (\kappa_k \tau_k)^{-1/2})$, with $n_k = \sum_i r_{ik}$ and
 #

@@ -30,7 +30,7 @@ from sklearn.datasets import load_digits
 # # Variational auto-encoder with a flow
 #
 # Every image of black and white pixels has a code of two numbers, few enough to integrate its posterior on a grid:
-# $$z_n \sim \mathcal N(0, I_2), \qquad x_{nj} \mid z_n \sim \mathrm{Bernoulli}\big(\mathrm{logit}^{-1} f_j(z_n)\big).$$
+# $z_n \sim \mathcal N(0, I_2)$ and $x_{nj} \mid z_n \sim \mathrm{Bernoulli}\big(\mathrm{logit}^{-1} f_j(z_n)\big)$.
 
 # %%
 LATENTS, HIDDEN, LAYERS, UNITS, BATCH = 2, 128, 4, 32, 128
