@@ -102,7 +102,7 @@ def _svg(figure: Figure, alt: str) -> str:
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].strip().replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", svg)
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag[0]), svg)  # not the labels
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)  # the page's font
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)  # its rule for `*` would hold for the whole page
     own = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
