@@ -38,7 +38,11 @@ def test_it_runs_and_its_own_check_passes(source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "mutation"), MUTATIONS, ids=named)
-def test_its_check_finds_a_mutation(source, mutation):
+def test_its_check_finds_a_mutation(source, mutation, monkeypatch):
+    # What one mutation compiled, the next need not.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(HERE.parents[1] / ".pytest_cache" / "jax"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     text = source.read_text(encoding="utf-8")
     assert mutation["old"] in text
     with pytest.raises(BuildError, match=f"{source.name}: AssertionError"):
