@@ -1,3 +1,9 @@
+# %% [raw]
+# ---
+# hide:
+#   - toc
+# ---
+
 # %% [markdown]
 # # vipatterns
 #
