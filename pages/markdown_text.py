@@ -34,8 +34,7 @@ def _output(output: nbformat.NotebookNode) -> str:
     if "text/html" in data:
         text = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.S)
         text = re.sub(r'<table border="1" class="dataframe">', "<table>", text)  # the theme dresses a table that has no class
-        reach = ' tabindex="0" role="region" aria-label="Result"' if "<table" in text else ""
-        return f'<div class="output"{reach}>\n{re.sub(r"\n\s*\n", "\n", text.strip())}\n</div>'
+        return f'<div class="output">\n{re.sub(r"\n\s*\n", "\n", text.strip())}\n</div>'
     if "text/markdown" in data:
         return data["text/markdown"]
     return _printed(data.get("text/plain", ""))

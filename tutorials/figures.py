@@ -51,7 +51,7 @@ class Picture:
 
 def show(figure: Figure, alt: str) -> Picture:
     """A figure that stands still; `alt` says what it shows to those who do not see it."""
-    return Picture(f'<figure class="picture"{_reach(figure)}>\n{_svg(figure, alt)}\n</figure>')
+    return Picture(f'<figure class="picture">\n{_svg(figure, alt)}\n</figure>')
 
 
 def moving(
@@ -84,12 +84,7 @@ def moving(
         f"<figcaption data-captions='{html.escape(json.dumps(list(captions)), quote=True)}' aria-live=\"polite\">"
         f"{html.escape(captions[start])}</figcaption>"
     )
-    return Picture(f'<figure class="picture moving"{_reach(figure)}>\n{svg}\n{slider}\n</figure>')
-
-
-def _reach(figure: Figure) -> str:
-    """A wide figure is scrolled on a phone, by the keyboard too."""
-    return ' tabindex="0"' if figure.get_figwidth() > WIDE else ""
+    return Picture(f'<figure class="picture moving">\n{svg}\n{slider}\n</figure>')
 
 
 def _svg(figure: Figure, alt: str) -> str:

@@ -4,7 +4,6 @@
     const source = el.textContent.trim();
     katex.render(source.slice(2, -2), el, { displayMode: source.startsWith("\\["), throwOnError: false, strict: "ignore" });
     el.dataset.rendered = "1";
-    if (el.scrollWidth > el.clientWidth) el.tabIndex = 0;  // scrolled by the keyboard too
   });
   render(document.body);
   if (typeof document$ !== "undefined") document$.subscribe(({ body }) => render(body));
