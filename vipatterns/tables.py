@@ -217,7 +217,7 @@ def _assign(columns: Iterable[str], defaults: Mapping[str, Any], target: str | N
 
 def _plurals(name: str) -> set[str]:
     """county, and what English makes of several: a plate or a number of groups may be named by either."""
-    return {name, f"{name}s", f"{name}es", re.sub("y$", "ies", name)}
+    return {name, f"{name}s", re.sub("(s|x|z|ch|sh)$", r"\1es", name), re.sub("y$", "ies", name)}
 
 
 def _coded(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:

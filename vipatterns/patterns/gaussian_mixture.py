@@ -98,7 +98,7 @@ def fit(rng_key, y, num_components=3, num_observations=1, *, num_steps=2000):
 # $$\mu_k \mid z, y \sim \mathcal N\!\Big(\frac{S_k}{n_k + 1/25}, \frac1{n_k + 1/25}\Big),$$
 #
 # and $p(y, z)$ has a closed form, so that ten rows and three components take a sum over $3^{10} = 59049$ assignments. Every
-# $\mu_k$ has the same posterior, with one bump per group: its mean, 0.04, describes none of them.
+# $\mu_k$ has the same posterior, with one bump per group: its mean is the same for all, and tells none from another.
 #
 # ## What the guide must get wrong
 #
