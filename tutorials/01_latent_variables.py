@@ -267,9 +267,9 @@ pd.DataFrame([
 ]).set_index("centres").rename_axis(index=None, columns="centres")  # fmt: skip
 
 # %% [markdown]
-# With three centres, `{python} max(on_grid)[0]` places each give the number of the enumeration, to all digits shown. (And the evidence says
-# something by itself: of these it is highest with three centres.) But with 41 places, each centre more is 41 times the work. At the pace
-# of four centres, ten would take `{python} duration(on_grid[41, 4][1] * 41.0**6)`.
+# With three centres, `{python} max(on_grid)[0]` places each give the number of the enumeration, to all digits shown. (And the evidence
+# says something by itself: of these it is highest with three centres.) But each centre more multiplies the work by the number of
+# places. At the pace of four centres, ten would take `{python} duration(on_grid[41, 4][1] * 41.0**6)`.
 #
 # Turn it round: give a grid 100,000 points, and see what precision they buy. The test integral has a closed form in any
 # dimension $D$: $z \sim \mathcal N(0, I_D)$, one number $x = 0$ seen with $x \mid z \sim \mathcal N(\sum_j z_j, \tfrac14)$, so that

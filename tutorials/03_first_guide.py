@@ -66,8 +66,8 @@ show(fig, alt=alt)
 
 # %% [markdown]
 # Many curves explain so few animals: each cross on the right is one of the grey curves on the left. The posterior is the hill whose
-# contours are drawn; they hold 50, 90 and 99 % of it. With two unknowns a computer can walk over the whole hill on a grid, and we shall
-# use that to check ourselves. With twenty unknowns no grid would do, and that is where a guide comes in.
+# contours are drawn; they hold half, nine tenths and all but a hundredth of it. With two unknowns a computer can walk over the whole
+# hill on a grid, and we shall use that to check ourselves. With twenty unknowns no grid would do, and that is where a guide comes in.
 #
 # ## The model
 #

@@ -513,9 +513,9 @@ assert bounds[1][0] < bounds[10][0] < bounds[100][0] < norm.logpdf(2, 0, 2**0.5)
 # %% [markdown]
 # ### 3. A unit that the data have no use for
 #
-# Data of three columns with variances 4, 1.5 and 0.25; a linear decoder of three latents with noise of sd 1, *fixed*. The likelihood is
-# largest where a unit's squared loading is the variance less the noise's, and zero where that is negative. How many units will be active?
-# Train it and ask.
+# Data of three columns with variances $4$, $1.5$ and $0.25$; a linear decoder of three latents with noise of sd 1, *fixed*. The
+# likelihood is largest where a unit's squared loading is the variance less the noise's, and zero where that is negative. How many units
+# will be active? Train it and ask.
 
 # %% tags=["answer"]
 key_columns, key_fit, key_active = random.split(key_exercises[3], 3)

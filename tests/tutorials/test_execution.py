@@ -29,10 +29,10 @@ def test_prose_takes_its_numbers_from_code(tmp_path):
     text = markdown(executed(PAGE, tmp_path, "page"))
     assert "The sum is 2.000, and aaa." in text
     assert "A quarter is 0.25." in text
-    assert "```text\nprinted\n```" in text
+    assert "```{.text .wrapped}\nprinted\n```" in text
     answer = text.partition("<summary>Answer</summary>")[2]
     assert "```python\nx\n```" in answer
-    assert "```text\n0.25\n```" in answer
+    assert "```{.text .wrapped}\n0.25\n```" in answer
     assert answer.rstrip().endswith("</details>")
 
 

@@ -1,19 +1,15 @@
 """The page that leads from symptom to pattern: it misses no pattern, its links lead somewhere, its lines of code run."""
 
-import pathlib
 import re
 
 import pytest
 import yaml
 
+pytest.importorskip("jupytext", reason="reading pages takes the group docs")
+
+from written import PAGES, ROOT, text
+
 from vipatterns import catalogue
-
-ROOT = pathlib.Path(__file__).parents[2]
-PAGES = ("symptoms", "corrections", "notation", "patterns", "index", "api")
-
-
-def text(page: str) -> str:
-    return (ROOT / "tutorials" / f"{page}.md").read_text(encoding="utf-8")
 
 
 def targets(page: str) -> set[str]:
