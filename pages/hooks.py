@@ -58,7 +58,7 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, page, **_):
+def on_page_markdown(markdown, **_):
     """The tables of the catalogue stand where a page asks for them."""
     patterns = catalogue.patterns()
     return markdown.replace("<!-- table -->", catalogue_pages.table(patterns)).replace("<!-- list -->", catalogue_pages.listing(patterns))
