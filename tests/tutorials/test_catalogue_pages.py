@@ -3,11 +3,8 @@
 import ast
 import re
 
-import pytest
-
-pytest.importorskip("jupytext", reason="building pages takes the group docs")
-
 import catalogue_pages
+import pytest
 from execution import BuildError
 
 from vipatterns import catalogue

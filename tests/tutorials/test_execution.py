@@ -1,10 +1,7 @@
 """How a page is made of a source: its numbers are the code's, and whatever goes wrong in it stops the build."""
 
-import pytest
-
-pytest.importorskip("nbclient", reason="building pages takes the group docs")
-
 import hooks
+import pytest
 from execution import BuildError, executed
 from markdown_text import markdown
 

@@ -5,9 +5,6 @@ import re
 import shlex
 
 import pytest
-
-pytest.importorskip("jupytext", reason="reading pages takes the group docs")
-
 from written import PAGES, text
 
 import vipatterns as vip

@@ -4,9 +4,6 @@ import re
 
 import pytest
 import yaml
-
-pytest.importorskip("jupytext", reason="reading pages takes the group docs")
-
 from written import PAGES, ROOT, text
 
 from vipatterns import catalogue

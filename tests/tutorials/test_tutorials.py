@@ -4,12 +4,9 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("nbclient", reason="building pages takes the group docs")
-
 import hooks
 import jupytext
+import pytest
 from execution import BuildError, executed
 
 HERE = Path(__file__).parent
