@@ -67,6 +67,13 @@ def complaints(page):
     return [f"{v['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}" for v in found for node in v["nodes"][:3]]
 
 
+def test_no_page_is_missed():
+    sources = Path(__file__).parents[2] / "vipatterns" / "patterns"
+    assert {f"patterns/{path.stem}.html" for path in sources.glob("[!_]*.py")} < set(PAGES)
+    assert {"index.html", "api.html", "corrections.html", "notation.html", "symptoms.html", "patterns.html"} < set(PAGES)
+    assert {"02_elbo.html", "04_gradients.html"} < set(MOVING)  # q closing in, the two directions of KL, two kinds of gradient
+
+
 @pytest.mark.parametrize("path", MOVING)
 def test_a_slider_moves(watched, site_url, path):
     page, wrong = watched
