@@ -81,7 +81,7 @@ class Rows:
         versions = ", ".join(f"{name} {version(name)}" for name in ("vipatterns", *LIBRARIES))
         return (
             f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {versions}; load average {min(loads):.1f} "
-            f"to {max(loads):.1f} when the rows began: well above 1, other work was going on and wall times say less."
+            f"to {max(loads):.1f} when the rows began (well above 1: other work was going on, and wall times say less)."
         )
 
 

@@ -17,12 +17,18 @@ def fold_in(rng_key, index: int):
     return _derived(rng_key, (index, 0), 1)[0]
 
 
-def generator(rng_key) -> np.random.Generator:
-    """NumPy's random numbers from a JAX key."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
+def generator(rng_key, *indices: int) -> np.random.Generator:
+    """NumPy's random numbers from a JAX key, or from the key that `fold_in` gives for each index in turn."""
+    words = np.asarray(jax.random.key_data(rng_key))
+    for index in indices:
+        words = _words(words, (index, 0), 1)[0]
+    return np.random.default_rng(words)
 
 
 def _derived(rng_key, purpose: tuple[int, ...], num: int) -> list:
-    seed = np.asarray(jax.random.key_data(rng_key))
-    words = np.random.SeedSequence(seed.tolist(), spawn_key=purpose).generate_state(num * seed.size)
-    return [jax.random.wrap_key_data(part, impl=jax.random.key_impl(rng_key)) for part in words.reshape(num, *seed.shape)]
+    words = _words(np.asarray(jax.random.key_data(rng_key)), purpose, num)
+    return [jax.random.wrap_key_data(part, impl=jax.random.key_impl(rng_key)) for part in words]
+
+
+def _words(seed: np.ndarray, purpose: tuple[int, ...], num: int) -> np.ndarray:
+    return np.random.SeedSequence(seed.tolist(), spawn_key=purpose).generate_state(num * seed.size).reshape(num, *seed.shape)

@@ -103,14 +103,15 @@ def train(
         told = Progress(params=svi.get_params(state))
         disk = Disk(checkpoint, described(rng_key, size, stream.num_rows, dtype, first))
         state, told = disk.resume(state, told)
-        placed: dict = {}
+        in_memory, placed = isinstance(stream, Memory), {}
         with reporting(model.__qualname__, num_epochs * max(stream.num_rows // size, 1), progress) as report:
             try:
                 while told.epoch < num_epochs and told.waited < patience:
-                    for c, chunk in enumerate(ahead(_chunks(stream, key_order, told.epoch))):
+                    chunks = _chunks(stream, key_order, told.epoch)
+                    for c, chunk in enumerate(chunks if in_memory else ahead(chunks)):
                         if c < told.chunk:
                             continue
-                        if not (placed and isinstance(stream, Memory)):  # whose one chunk is always the same
+                        if not (placed and in_memory):  # whose one chunk is always the same
                             placed = _placed(chunk, dtype)
                         orders = list(_orders(key_order, told.epoch, c, len(next(iter(chunk.values()))), size))
                         for order in orders[told.call :]:
@@ -222,12 +223,12 @@ def _check_values(pair: Pair, rng_key, parts: list[dict], dtype: str) -> None:
 
 
 def _chunks(stream: Stream, rng_key, epoch: int) -> Iterator[dict[str, np.ndarray]]:
-    return stream.chunks(keys.generator(keys.fold_in(rng_key, epoch)))
+    return stream.chunks(keys.generator(rng_key, epoch))
 
 
 def _orders(rng_key, epoch: int, chunk: int, num: int, size: int) -> Iterator[np.ndarray]:
     """Rows of the minibatches of one chunk, a compiled call at a time, each (S, size)."""
-    rng = keys.generator(keys.fold_in(keys.fold_in(rng_key, epoch), chunk))
+    rng = keys.generator(rng_key, epoch, chunk)
     order = rng.permutation(num)[: num // size * size].reshape(-1, size)
     for start in range(0, len(order), STEPS_A_CALL):
         yield order[start : start + STEPS_A_CALL]
