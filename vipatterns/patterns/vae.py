@@ -72,14 +72,14 @@ def dequantised(seed=0):
 
 
 class Network(nnx.Module):
-    """One hidden layer, and two outputs."""
+    """Two hidden layers, and two outputs."""
 
     def __init__(self, num_in, num_out, *, rngs):
-        self.hidden = nnx.Linear(num_in, HIDDEN, rngs=rngs)
+        self.hidden = nnx.Sequential(nnx.Linear(num_in, HIDDEN, rngs=rngs), nnx.gelu, nnx.Linear(HIDDEN, HIDDEN, rngs=rngs), nnx.gelu)
         self.first, self.second = nnx.Linear(HIDDEN, num_out, rngs=rngs), nnx.Linear(HIDDEN, num_out, rngs=rngs)
 
     def __call__(self, v):
-        h = nnx.relu(self.hidden(v))
+        h = self.hidden(v)
         return self.first(h), self.second(h)
 
 
