@@ -16,10 +16,12 @@ import numpyro.distributions as dist
 import optax
 import pandas as pd
 from figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, moving, plt, show
+from flax import nnx
 from jax import grad, jit, lax, random
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from numpyro import handlers
+from numpyro.contrib.module import nnx_module
 from numpyro.infer import SVI
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -150,12 +152,29 @@ pd.DataFrame(
 # $$z \sim \mathcal N(0, I), \qquad x_d \mid z \sim \mathrm{Bernoulli}\big(\mathrm{logit}^{-1} f_\theta(z)_d\big), \qquad
 # q_\phi(z \mid x) = \mathcal N\big(m_\phi(x),\ s_\phi(x)\big).$$
 #
-# The networks come from the pattern [vae](patterns/vae.md); 300 digits are set aside and never touched by training.
+# Each network has one hidden layer (the pattern [vae](patterns/vae.md) has two, and more latents); 300 digits are set aside and never
+# touched by training.
 
 
 # %%
+class Network(nnx.Module):
+    """One hidden layer, and two outputs."""
+
+    def __init__(self, num_in, num_out, *, rngs):
+        self.hidden = nnx.Linear(num_in, 200, rngs=rngs)
+        self.first, self.second = nnx.Linear(200, num_out, rngs=rngs), nnx.Linear(200, num_out, rngs=rngs)
+
+    def __call__(self, v):
+        h = nnx.relu(self.hidden(v))
+        return self.first(h), self.second(h)
+
+
+def network(name, num_in, num_out):
+    return nnx_module(name, Network(num_in, num_out, rngs=nnx.Rngs(numpyro.prng_key())))
+
+
 def digit_model(x=None, num_images=1):
-    decoder = vae.network("decoder", 2, 64)
+    decoder = network("decoder", 2, 64)
     with numpyro.plate("image", num_images if x is None else len(x)):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
         logits, _ = decoder(z)
@@ -163,7 +182,7 @@ def digit_model(x=None, num_images=1):
 
 
 def digit_guide(x=None, num_images=1):
-    encoder = vae.network("encoder", 64, 2)
+    encoder = network("encoder", 64, 2)
     with numpyro.plate("image", len(x)):
         m, log_s = encoder(x)
         numpyro.sample("z", dist.Normal(m, jnp.exp(log_s)).to_event(1))
