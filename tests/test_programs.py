@@ -99,6 +99,26 @@ def test_only_so_many_are_kept(rng_key, monkeypatch):
     assert vip.fit(rng_key, gaussian, {"y": Y[:3]}, method=vip.DADVI(), progress=False).compile_seconds > 0
 
 
+def test_a_function_is_compiled_once_for_each_trace_shape_and_form_of_its_answer():
+    factor = np.arange(3.0)
+
+    def answer(x, form=tuple):
+        return programs.jitted(gaussian, lambda x: form([factor * x]))(np.asarray(x, "float32"))
+
+    np.testing.assert_array_equal(answer([1, 2, 3])[0], [0, 2, 6])
+    [kept] = programs._kept.values()
+    before = dict(kept)
+    np.testing.assert_array_equal(answer([4, 5, 6])[0], [0, 5, 12])
+    assert [kept] == list(programs._kept.values())
+    assert kept == before, "the same program"
+    assert isinstance(answer([1, 2, 3]), tuple)
+    assert isinstance(answer([1, 2, 3], list), list)
+    assert answer([[1, 2, 3]])[0].shape == (1, 3)
+    factor[:] = 2.0
+    np.testing.assert_array_equal(answer([1, 2, 3])[0], [2, 4, 6])
+    assert len(programs._kept) == 3
+
+
 def test_constants_of_inner_functions_are_seen():
     inside = np.arange(3.0)
     trace = jax.make_jaxpr(lambda x: jax.lax.cond(x.sum() > 0, jax.jit(lambda x: x * inside), lambda x: -x, x))(np.ones(3))

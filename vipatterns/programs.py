@@ -72,6 +72,29 @@ def of(model: Callable, trace) -> dict:
     return programs
 
 
+def jitted(model: Callable, function: Callable) -> Callable:
+    """As jax.jit(function), but what was compiled outlives it, for the next function of the same trace.
+
+    Args:
+        model: whose function it is.
+        function: whose arguments are pytrees of arrays.
+    """
+    compiled = {}
+
+    def call(*args):
+        leaves, structure = jax.tree.flatten(args)
+        shapes = structure, tuple(map(jax.typeof, leaves))
+        if shapes not in compiled:
+            traced = jax.jit(function).trace(*args)
+            kept, whole = of(model, traced.jaxpr), (*shapes, jax.tree.structure(traced.out_info))
+            if whole not in kept:
+                kept[whole] = traced.lower().compile()
+            compiled[shapes] = kept[whole]
+        return compiled[shapes](*args)
+
+    return call
+
+
 def widest(trace, argument: int) -> int:
     """Elements of the largest array in a trace (a closed jaxpr) that is made of one of its arguments, by its place among them."""
     return max([1, *(math.prod(var.aval.shape) for var in _made_of(trace.jaxpr, {trace.jaxpr.invars[argument]})[1])])

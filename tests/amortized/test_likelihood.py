@@ -14,7 +14,7 @@ from exact_vae import Linear, count_guide, count_model, orthogonal, trained
 from scipy.stats import chi2, norm
 
 import vipatterns as vip
-from vipatterns import diagnosis
+from vipatterns import diagnosis, programs
 from vipatterns.amortized import rows as rows_module
 
 NUM_ROWS = 120
@@ -137,6 +137,28 @@ def test_fewer_draws_are_the_first_of_more(wide, rng_key):
     one, two = (vip.amortized.log_likelihood(rng_key, wide, rows, num_samples=size, bounds=(1,)) for size in (1, 2))
     second = 2 * two.bounds[1] - one.log_p
     np.testing.assert_allclose(two.log_p, np.logaddexp(one.log_p, second) - math.log(2), rtol=1e-12)
+
+
+def test_other_networks_of_the_same_shapes_are_measured_by_the_same_program(rng_key):
+    """The encoder is right for every slope, so that one draw gives log p(x)."""
+    x = np.linspace(-2, 2, 5)
+
+    def model(x):
+        slope = numpyro.param("slope", 1.0)
+        with numpyro.plate("row", len(x)):
+            z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+            numpyro.sample("x", dist.Normal(slope * z, 1.0), obs=x)
+
+    def guide(x):
+        slope = numpyro.param("slope", 1.0)
+        with numpyro.plate("row", len(x)):
+            numpyro.sample("z", dist.Normal(slope * x / (1 + slope**2), (1 + slope**2) ** -0.5))
+
+    programs._kept.clear()
+    for slope in (1.0, 2.0):
+        found = vip.amortized.log_likelihood(rng_key, trained(model, guide, {"x": x}, {"slope": slope}), num_samples=2, bounds=())
+        np.testing.assert_allclose(found.log_p, norm.logpdf(x, 0, math.hypot(1, slope)), rtol=1e-10)
+        assert len(programs._kept) == 1
 
 
 def test_a_latent_with_a_support_of_its_own(rng_key, z_bound):

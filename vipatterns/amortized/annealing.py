@@ -19,6 +19,7 @@ from vipatterns.amortized.trained import Trained
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
 from vipatterns.errors import InputError
+from vipatterns.programs import jitted
 from vipatterns.progress import reporting
 
 NUM_PILOTS = 8
@@ -81,7 +82,7 @@ def annealed_log_likelihood(
 
             return jax.vmap(datum)(index, batch)
 
-        program = jax.jit(block)
+        program = jitted(trained.pair.model, block)
         for chosen, count in blocks(num, min(max(pairs_at_once(rows, GRADIENT_COST) // num_chains, 1), num)):
             batch = {name: jnp.asarray(value[chosen]) for name, value in rows.items()}
             log_weights, accepted = (np.asarray(v, float)[:count] for v in program(params, rng_key, jnp.asarray(chosen), batch))

@@ -15,6 +15,7 @@ from vipatterns.amortized.weights import latent
 from vipatterns.density import labels, precision
 from vipatterns.draws import as_key
 from vipatterns.errors import InputError
+from vipatterns.programs import jitted
 
 NUM_DRAWS = 64
 """Draws whose mean stands for that of a distribution that cannot say its own."""
@@ -156,7 +157,7 @@ def _by_blocks(rng_key, trained: Trained, rows, function):
     size = min(num, BLOCK)
     parts = []
     with precision(trained.dtype):
-        params, program = jax.tree.map(jnp.asarray, trained.params), jax.jit(function)
+        params, program = jax.tree.map(jnp.asarray, trained.params), jitted(trained.pair.model, function)
         for b, start in enumerate(range(0, num, size)):
             chosen = np.arange(start, start + size).clip(max=num - 1)
             batch = jax.tree.map(lambda value, chosen=chosen: jnp.asarray(value[chosen]), rows)

@@ -24,6 +24,7 @@ from vipatterns.amortized.weights import latent, log_density
 from vipatterns.density import labels, precision
 from vipatterns.draws import as_count, as_key
 from vipatterns.errors import InputError
+from vipatterns.programs import jitted
 
 THRESHOLD = 0.01
 """Variance of q's mean over data, in prior variances, above which a unit is active."""
@@ -114,7 +115,10 @@ def active_units(
     with precision(trained.dtype):
         params = jax.tree.map(jnp.asarray, trained.params)
         known = _known(trained, params, rows)
-        program = jax.jit(jax.vmap(lambda key, params, row: _datum(key, trained, params, row, known, num_samples), (0, None, 0)))
+        program = jitted(
+            trained.pair.model,
+            jax.vmap(lambda key, params, row: _datum(key, trained, params, row, known, num_samples), (0, None, 0)),
+        )
         for b, (chosen, count) in enumerate(blocks(num, min(max(pairs_at_once(rows) // num_samples, 1), num))):
             batch = {name: jnp.asarray(value[chosen]) for name, value in rows.items()}
             found = program(jax.random.split(keys.fold_in(rng_key, b), len(chosen)), params, batch)

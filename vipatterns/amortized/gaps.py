@@ -7,6 +7,7 @@ amortisation gap.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from vipatterns.amortized.trained import Trained
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
 from vipatterns.errors import InputError
+from vipatterns.programs import jitted
 from vipatterns.progress import reporting
 
 GRADIENT_COST = 4
@@ -231,11 +233,12 @@ def _programs(latents: Latents, kind: str, num_steps: int) -> tuple:
 
         return jax.vmap(one)(draws)
 
+    kept = partial(jitted, latents.pair.model)
     return (
-        jax.jit(jax.vmap(start, (0, None, 0))),
-        jax.jit(jax.vmap(improve, (0, None, 0, 0))),
-        jax.jit(jax.vmap(compare, (0, None, 0, 0, 0))),
-        jax.jit(jax.vmap(weigh, (0, None, 0, 0, 0, None))),
+        kept(jax.vmap(start, (0, None, 0))),
+        kept(jax.vmap(improve, (0, None, 0, 0))),
+        kept(jax.vmap(compare, (0, None, 0, 0, 0))),
+        kept(jax.vmap(weigh, (0, None, 0, 0, 0, None))),
     )
 
 

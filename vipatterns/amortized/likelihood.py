@@ -18,6 +18,7 @@ from vipatterns.amortized.rows import blocks, number_of, pairs_at_once, rows_of
 from vipatterns.amortized.trained import Trained
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
+from vipatterns.programs import jitted
 from vipatterns.progress import reporting
 
 FEWEST_FOR_KHAT = 100
@@ -168,7 +169,7 @@ def log_likelihood(
     parts = []
     with precision(trained.dtype), reporting("log p(x)", num, progress) as report:
         params = jax.tree.map(jnp.asarray, trained.params)
-        program = jax.jit(weights)
+        program = jitted(pair.model, weights)
         for chosen, count in blocks(num, num_rows):
             batch = {name: jnp.asarray(value[chosen]) for name, value in rows.items()}
             found = [

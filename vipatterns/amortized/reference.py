@@ -16,6 +16,7 @@ from vipatterns.amortized.rows import number_of, rows_of
 from vipatterns.amortized.trained import Trained
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
+from vipatterns.programs import jitted
 
 
 def with_networks(trained: Trained) -> Callable:
@@ -83,7 +84,7 @@ def reference(rng_key: jax.Array, trained: Trained, rows: dict | None = None, *,
             values, _, _ = trained.pair.draw(rng_key, params, row)
             return jnp.concatenate([jnp.ravel(values[name]) for name in latents.sizes])
 
-        drawn = jax.jit(jax.vmap(draws, (0, None, None)))
+        drawn = jitted(trained.pair.model, jax.vmap(draws, (0, None, None)))
     for i in range(number_of(rows)):
         with precision(trained.dtype):
             split = jax.random.split(keys.fold_in(key_guide, i), as_count(num_samples))
