@@ -189,11 +189,13 @@ def _of_table(what: str, table: Path, columns: Columns, known: dict[str, Any], f
         missing=columns.allow_missing,
         constant=first is not None or ("x" in parameters and parameters["x"].default is None),  # what is observed may be constant
     )
-    made = _job(loaded, {**found.data, **_num_pixels(parameters, found.data)}, known, found.coords, found.dims)
+    made = _job(loaded, {**_sizes(parameters, found.data), **found.data}, known, found.coords, found.dims)
     if first is not None:
         if not made.learns():
             return _of_table(what, table, columns, known)
         made = replace(made, stream=_stream(table, frame, found, rename, columns.target))
+        if "label" in made.stream.columns and "num_labels" in {*parameters} - {*known}:
+            made.data.update(_sizes(parameters, {"label": made.stream.whole("label")}))
     if found.left_out:
         print(f"not used: {', '.join(f'{column} ({why})' for column, why in found.left_out.items())}", file=sys.stderr)
     return made
@@ -214,11 +216,11 @@ def _stream(table: Path, frame: Any, found: Any, rename: dict[str, str], target:
 
 def _of_images(what: str, source: Path, columns: Columns, known: dict[str, Any]) -> Job:
     """Images as x; their labels and shape go to the arguments `label` and `image_shape`, where the model has them."""
-    from vipatterns.amortized import images
+    from vipatterns.amortized import given, images
 
     found = images.read(source)
-    if given := [name for name, value in asdict(columns).items() if value]:
-        raise InputError(f"--{given[0].replace('_', '-')} speaks of a table's columns, and {source} holds images: leave it out.")
+    if asked := [name for name, value in asdict(columns).items() if value]:
+        raise InputError(f"--{asked[0].replace('_', '-')} speaks of a table's columns, and {source} holds images: leave it out.")
     loaded = _load(what)
     parameters = inspect.signature(loaded[2]).parameters
     if "x" not in parameters:
@@ -232,12 +234,20 @@ def _of_images(what: str, source: Path, columns: Columns, known: dict[str, Any])
     data = {"x": found.x, "image_shape": found.image_shape, "label": found.labels}
     data = {name: value for name, value in data.items() if name in parameters and value is not None}
     print(f"read: {found.source}", file=sys.stderr)
-    return replace(_job(loaded, {**data, **_num_pixels(parameters, data)}, known), shown=found.labels)
+    made = replace(_job(loaded, {**data, **_sizes(parameters, data)}, known), shown=found.labels)
+    with redirect_stdout(sys.stderr):
+        if (inked := given.ink(made.model, made.data)) is not None:
+            print("pixels above half of full ink are made 1 and all others 0, for the model has no density for grey ones", file=sys.stderr)
+            made.data["x"] = inked
+    return made
 
 
-def _num_pixels(parameters: Mapping[str, Any], data: dict[str, Any]) -> dict[str, int]:
-    """The argument of this name, where the model has it: the columns of x."""
-    return {"num_pixels": data["x"].shape[1]} if "num_pixels" in parameters and getattr(data.get("x"), "ndim", 0) == 2 else {}
+def _sizes(parameters: Mapping[str, Any], data: dict[str, Any]) -> dict[str, int]:
+    if not {"num_pixels", "num_columns", "num_labels"} & {*parameters}:
+        return {}
+    from vipatterns.amortized import given
+
+    return given.sizes(parameters, data)
 
 
 def _load(what: str) -> tuple[Path, ModuleType, Callable]:

@@ -36,6 +36,22 @@ def model(label, x=None):
 def guide(label, x=None):
     linear.guide(x)
 """
+INK = """
+import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+def model(label, x=None, num_labels=3, num_columns=9, grey=False):
+    assert num_columns == x.shape[1], num_columns
+    chances = numpyro.param("chances", jnp.full((num_labels, num_columns), 0.5), constraint=dist.constraints.unit_interval)
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("z", dist.Normal(0, 1))
+        p = chances[jnp.asarray(label, int)]
+        numpyro.sample("x", (dist.Normal(p, 1) if grey else dist.Bernoulli(p)).to_event(1), obs=x)
+def guide(label, x=None, **rest):
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("z", dist.Normal(numpyro.param("m", 0.0), 1))
+def training():
+    return {"num_epochs": 1}
+"""
+"""A Bernoulli model, which indexes by labels: JAX would take one that is too large for the last."""
 PIXELS = np.random.default_rng(0).integers(0, 256, (100, 2, 2), np.uint8)
 
 
@@ -44,6 +60,7 @@ def _here(tmp_path, monkeypatch):
     shutil.copy(FOLDER / "linear.py", tmp_path)
     (tmp_path / "my_model.py").write_text(MODEL)
     (tmp_path / "needs.py").write_text(NEEDS_LABEL)
+    (tmp_path / "ink.py").write_text(INK)
     (tmp_path / "no_x.py").write_text("def model(y=None): ...\n")
     monkeypatch.chdir(tmp_path)
     for i, image in enumerate(PIXELS):
@@ -99,6 +116,48 @@ def test_a_table_of_pixels_may_have_constant_ones(path):
     assert (asked.data["num_pixels"], asked.stream, asked.learns()) == (4, None, True)
 
 
+def labelled(path, spoilt=None, kind=int):
+    """400 rows of ink, labels 0, 1 and 2; one row is spoilt in the label, or its pixel c."""
+    frame = pd.DataFrame({name: (rows(400)["x"][:, i] > 0) * 1.0 for i, name in enumerate("abcd")})
+    frame["label"] = (np.arange(400) % 3).astype(kind)
+    for column, value in (spoilt or {}).items():
+        frame.loc[333, column] = value
+    frame.to_parquet(path, row_group_size=50) if path.endswith("parquet") else frame.to_csv(path, index=False)
+
+
+def test_sizes_that_follow_from_the_rows_are_filled_in(monkeypatch):
+    """The width of x, and 1 + the largest label, of which the first rows of a streamed file may have none."""
+    np.savez("l.npz", x=PIXELS, y=np.where(np.arange(100) == 77, 5, 0))
+    labelled("t.csv", {"label": 5})
+    labelled("t.parquet", {"label": 5})
+    for path, width in (("l.npz", 4), ("t.csv", 4), ("t.parquet", 4)):
+        asked = job.read("ink.py", pathlib.Path(path), job.Columns(), [])
+        assert (asked.data["num_labels"], asked.data["num_columns"]) == (6, width)
+        assert job.read("ink.py", pathlib.Path(path), job.Columns(), ["num_labels=9"]).data["num_labels"] == 9
+    monkeypatch.setattr(job, "STREAMED", 1_000)
+    monkeypatch.setattr(job, "FIRST_ROWS", 10)
+    for set_, number in (([], 6), (["num_labels=9"], 9)):
+        asked = job.read("ink.py", pathlib.Path("t.parquet"), job.Columns(), set_)
+        assert (asked.data["label"].max(), asked.data["num_labels"]) == (2, number)
+    np.testing.assert_array_equal(asked.stream.whole("label"), pd.read_parquet("t.parquet")["label"])
+    assert asked.stream.whole("x").shape == (400, 4)
+
+
+def test_grey_images_become_ink_for_a_model_of_ink_and_this_is_said(capsys):
+    told = "pixels above half of full ink are made 1 and all others 0"
+    x = job.read("ink.py", pathlib.Path("images.npz"), job.Columns(), []).data["x"]
+    np.testing.assert_array_equal(x, PIXELS.reshape(100, 4) > 127.5)
+    assert (x.dtype, told in capsys.readouterr().err) == (np.float32, True)
+    for asked in (("ink.py", ["grey=True"]), ("my_model.py", [])):  # which have a density for grey
+        x = job.read(asked[0], pathlib.Path("images.npz"), job.Columns(), asked[1]).data["x"]
+        np.testing.assert_array_equal(x, PIXELS.reshape(100, 4).astype(np.float32) / 255)
+    np.savez("ink.npz", x=(PIXELS > 127).astype(np.uint8), y=np.arange(100) % 3)
+    job.read("ink.py", pathlib.Path("ink.npz"), job.Columns(), [])
+    assert told not in capsys.readouterr().err
+    done = run("fit", "ink.py", "--data", "images")
+    assert (done.exit_code, told in done.stderr) == (0, True), done.output
+
+
 def test_a_large_parquet_file_is_streamed_to_a_model_that_learns(monkeypatch):
     monkeypatch.setattr(job, "STREAMED", 1_000)
     monkeypatch.setattr(job, "FIRST_ROWS", 10)
@@ -137,6 +196,13 @@ def test_a_large_parquet_file_is_read_whole_for_any_other_model(monkeypatch):
         ),
         (["no_x.py", "--data", "images"], r"images of images go to an argument x, and the model in no_x\.py has none: it has y\."),
         (["needs.py", "--data", "images.npy"], r"needs a label for each image, and images\.npy has none: put the images into sub-folders"),
+        (["ink.py", "--data", "minus.npz"], r"Row 77 of the data \(counted from 0\) has the label -1, and by num_labels = 3 it is a whole"),
+        (["ink.py", "--data", "five.npz", "--set", "num_labels=3"], r"Row 77 of the data \(counted from 0\) has the label 5, and by num"),
+        (["ink.py", "--data", "years.npz"], r"Labels should be the codes 0, 1, 2 and so on, and the largest of 100 is 2,026: code them"),
+        (["ink.py", "--data", "half.csv"], r"Row 333 of the data \(counted from 0\) has the label 0\.5, and by num_labels = 3"),
+        (["ink.py", "--data", "half.parquet"], r"half\.parquet, row 333 \(counted from 0\), has the label 0\.5, and by num_labels = 3"),
+        (["ink.py", "--data", "two.csv"], r"Row 333 of the data \(counted from 0\) has values from \d to 2 that are outside the support"),
+        (["ink.py", "--data", "two.parquet"], r"two\.parquet, row 333 \(counted from 0\), has values from \d to 2 that are outside"),
         (["my_model.py", "--data", "my_model.py"], r"my_model\.py is of no known kind: images are"),
         (["my_model.py", "--data", "imagse"], r"There is no file imagse: did you mean images\?"),
         (["my_model.py", "--data", "cut.npy"], r"cut\.npy is no whole array file"),
@@ -148,6 +214,11 @@ def test_a_large_parquet_file_is_read_whole_for_any_other_model(monkeypatch):
 def test_bad_input_is_one_sentence(argv, sentence, monkeypatch):
     monkeypatch.setattr(job, "STREAMED", 1_000)
     monkeypatch.setattr(job, "FIRST_ROWS", 10)
+    for name, value in (("minus", -1), ("five", 5), ("years", 2_026)):
+        np.savez(f"{name}.npz", x=PIXELS, y=np.where(np.arange(100) == 77, value, np.arange(100) % 3))
+    for kind in ("csv", "parquet"):
+        labelled(f"half.{kind}", {"label": 0.5}, kind=float)
+        labelled(f"two.{kind}", {"c": 2.0})
     pathlib.Path("cut.npy").write_bytes(pathlib.Path("images.npy").read_bytes()[:-9])
     table("t.parquet")
     pathlib.Path("cut.parquet").write_bytes(pathlib.Path("t.parquet").read_bytes()[:-9])

@@ -1,11 +1,15 @@
 """Rows from files larger than memory: each once an epoch, mixed across the file, in bounded memory, in an order that the key decides."""
 
 import gc
+import re
 import threading
 import time
 import tracemalloc
 
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import optax
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +20,7 @@ import vipatterns as vip
 from vipatterns.amortized import training
 from vipatterns.amortized.files import ArrayFile, Parquet
 from vipatterns.amortized.stream import Memory, ahead, parted
+from vipatterns.amortized.values import Values
 from vipatterns.errors import InputError
 
 GROUP, WINDOW = 50, 200
@@ -223,23 +228,31 @@ def test_a_stream_learns_what_memory_learns(rng_key, tmp_path):
     assert best_loglik(data["x"]) - 0.02 < reached <= best_loglik(data["x"]) + 1e-9
 
 
-class Endless:
-    """A stream of one's own: chunks of 64 rows, of which one comes late with NaN."""
+class Own:
+    """A stream of one's own: chunks of 64 rows, of which one comes late with a value that is spoilt, in every epoch or only after some."""
 
     num_rows = 256
+
+    def __init__(self, value, after=0):
+        self.value, self.left = value, after
 
     def chunks(self, rng):
         for i in range(4):
             x = rows(64, seed=i)["x"]
-            yield {"x": np.where(i == 2, np.nan, x)}
+            if i == 2 and self.left <= 0:
+                x[7, 1] = self.value
+            yield {"x": x}
+        self.left -= 1
 
 
 def test_what_cannot_be_trained_on_is_a_sentence(rng_key, tmp_path):
     held_out = rows(20)
     with pytest.raises(InputError, match=r"rows to hold out are given as held_out="):
-        vip.train(rng_key, model, guide, Endless(), **SETTINGS)
-    with pytest.raises(InputError, match=r"no whole epoch .*diverged: the loss was NaN or infinite near step 6;"):
-        vip.train(rng_key, model, guide, Endless(), held_out=held_out, **SETTINGS)
+        vip.train(rng_key, model, guide, Own(0.0), **SETTINGS)
+    with pytest.raises(InputError, match=r"^Row 7 of chunk 2 of the first epoch \(counted from 0\) holds NaN or infinity for x: drop"):
+        vip.train(rng_key, model, guide, Own(np.nan), held_out=held_out, **SETTINGS)
+    late = vip.train(rng_key, model, guide, Own(np.nan, after=1), held_out=held_out, num_epochs=3, **SETTINGS)
+    assert late.stopped_because.startswith("diverged: the loss was NaN or infinite near step 14;")
     with pytest.raises(InputError, match=r"A batch has 100 rows, and the first chunk of the stream only 64: give it a larger window"):
         vip.train(rng_key, model, guide, small(tmp_path / "t.parquet"), held_out=held_out, **{**SETTINGS, "batch_size": 100})
     with pytest.raises(InputError, match=r"0\.0 of 400 rows leaves none"):
@@ -255,6 +268,43 @@ def test_a_nan_late_in_the_file_is_named_with_its_row(rng_key, tmp_path):
         with pytest.raises(InputError, match=r"(t\.parquet|x\.npy), row 333 \(counted from 0\), holds NaN or infinity for x: drop or fill"):
             vip.train(rng_key, model, guide, stream, held_out=rows(20), **SETTINGS)
         assert threads() == 0
+
+
+def coins(x=None):
+    """Bernoulli columns: every value but 0 and 1 is outside the support."""
+    chances = numpyro.param("chances", jnp.full(4, 0.5), constraint=dist.constraints.unit_interval)
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("x", dist.Bernoulli(chances).to_event(1), obs=x)
+
+
+def any_guide(x=None):
+    with numpyro.plate("row", len(x)):
+        numpyro.sample("z", dist.Normal(numpyro.param("m", 0.0), 1))
+
+
+@pytest.mark.parametrize("held_out", [0.1, {"x": np.zeros((5, 4))}])
+@pytest.mark.parametrize("kind", ["t.parquet", "x.npy"])
+def test_a_value_outside_the_support_late_in_the_file_is_named_with_its_row(rng_key, tmp_path, kind, held_out):
+    """Whichever chunk it comes in, of those to train on or those held out."""
+    x = (rows(400)["x"] > 0) * 1.0
+    for row in (3, 222, 399):
+        spoilt = x.copy()
+        spoilt[row, 2] = 2.0
+        pq.write_table(pa.table({name: spoilt[:, i] for i, name in enumerate("abcd")}), tmp_path / "t.parquet", row_group_size=20)
+        np.save(tmp_path / "x.npy", spoilt)
+        stream = Parquet(tmp_path / kind, {"x": list("abcd")}, window=64) if kind == "t.parquet" else ArrayFile(tmp_path / kind, window=64)
+        told = rf"{re.escape(kind)}, row {row} \(counted from 0\), has values from \d to 2 that are outside the support of the site 'x':"
+        with pytest.raises(InputError, match=told):
+            vip.train(rng_key, coins, any_guide, stream, held_out=held_out, num_epochs=1, **SETTINGS)
+        assert threads() == 0
+
+
+def test_a_stream_without_a_bad_value_is_looked_at_once(rng_key, tmp_path, monkeypatch):
+    seen, look = [], Values.refuse
+    monkeypatch.setattr(Values, "refuse", lambda self, rows, where: (seen.append(len(rows["x"])), look(self, rows, where)))
+    vip.train(rng_key, model, guide, small(tmp_path / "t.parquet"), held_out=rows(20), num_epochs=3, **SETTINGS)
+    assert sorted(seen) == sorted([64] * 6 + [16, 20])  # the chunks of one epoch, and what is held out
 
 
 # The next chunk

@@ -262,16 +262,50 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(rng_key, pair, options,
         vip.train(rng_key, *pair, data, progress=False, **{"num_epochs": 1, **options})
 
 
-def test_a_value_that_the_model_gives_no_density_is_named_with_its_row(rng_key):
-    def coins(x=None):
-        with numpyro.plate("row", len(x)):
-            z = numpyro.sample("z", dist.Normal(0, 1))
-            numpyro.sample("x", dist.Bernoulli(logits=z[:, None] * jnp.ones(2)).to_event(1), obs=x)
+def coins(x=None, label=None, num_labels=3):
+    with numpyro.plate("row", len(x)):
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("x", dist.Bernoulli(logits=z[:, None] * jnp.ones(2)).to_event(1), obs=x)
 
-    x = np.zeros((5, 2))
-    x[3, 1] = 255
-    with pytest.raises(vip.InputError, match=r"Row 3 .* from 0 to 255 .* 'x'"):
-        vip.train(rng_key, coins, guide_of_z, {"x": x}, held_out={"x": x[:2]}, progress=False)
+
+@pytest.mark.parametrize("held_out", [0.2, 0.8, {"x": np.zeros((5, 2)), "label": np.zeros(5, int)}])
+@pytest.mark.parametrize("row", [3, 1_205])
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("x", 255, r"has values from 0 to 255 that are outside the support of the site 'x': rescale"),
+        ("x", np.nan, r"holds NaN or infinity for x: drop or fill"),
+        ("label", 3, r"has the label 3, and by num_labels = 3 it is a whole number from 0 to 2: mend it, or state another num_labels"),
+        ("label", -1, r"has the label -1, and by num_labels = 3"),
+        ("label", 0.5, r"has the label 0\.5, and by num_labels = 3"),
+    ],
+)
+def test_a_value_that_cannot_be_trained_on_is_named_with_its_row_in_the_data(rng_key, name, value, says, row, held_out):
+    """Whichever part of the split it comes into."""
+    data = {"x": np.zeros((1_210, 2)), "label": np.arange(1_210) % 3 * (1.0 if isinstance(value, float) else 1)}
+    data[name][(row, 1)[: data[name].ndim]] = value
+    with pytest.raises(vip.InputError, match=rf"^Row {row} of the data \(counted from 0\) {says}"):
+        vip.train(rng_key, coins, guide_of_z, data, held_out=held_out, progress=False)
+
+
+def test_the_model_may_be_told_of_more_codes(rng_key):
+    data = {"x": np.zeros((10, 2)), "label": np.arange(10)}
+    assert vip.train(rng_key, coins, guide_of_z, {**data, "num_labels": 10}, num_epochs=1, progress=False).num_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("held_out", "says"),
+    [
+        ({"x": np.full((4, 2), np.nan)}, r"Row 0 of held_out \(counted from 0\) holds NaN or infinity for x, the first of 8 such values"),
+        ({"x": np.zeros((4, 3))}, r"Rows to hold out should be as those to train on, x \(M, 2\), M at least 1; got \{'x': \(4, 3\)\}"),
+        ({"x": np.zeros((0, 2))}, r"M at least 1; got"),
+        ({}, r"M at least 1; got none"),
+        ({"x": np.zeros((4, 2)), "label": np.zeros(4)}, r"x \(M, 2\), M at least 1; got"),
+    ],
+)
+def test_rows_to_hold_out_are_as_those_to_train_on(rng_key, held_out, says):
+    with pytest.raises(vip.InputError, match=says):
+        vip.train(rng_key, coins, guide_of_z, {"x": np.zeros((10, 2))}, held_out=held_out, progress=False)
 
 
 def test_a_loss_that_becomes_nan_keeps_the_best_epoch(rng_key):

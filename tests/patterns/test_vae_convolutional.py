@@ -56,7 +56,7 @@ def test_only_the_waist_grows_with_the_image(rng_key):
 
 @pytest.mark.parametrize("function", [pattern.model, pattern.guide])
 def test_a_shape_of_other_images_is_a_sentence(function, rng_key):
-    with pytest.raises(ValueError, match=r"Rows of 64 pixels are no images of image_shape \(8, 9\): state their height and width\."):
+    with pytest.raises(ValueError, match=r"Rows of 64 pixels are no grey images of image_shape \(8, 9\): state"):
         pattern.traced(function, rng_key, {}, np.zeros((2, 64)), (8, 9))
 
 

@@ -70,6 +70,17 @@ class Rows:
             for start in range(0, held, self.window):
                 yield {name: value[start : start + self.window] for name, value in mixed.items()}
 
+    def where(self, chunk: dict[str, np.ndarray], row: int) -> str:
+        """A row of a chunk, as the beginning of a sentence; it is found in the file, which is read through, by its values."""
+        wanted = {name: value[row] for name, value in chunk.items()}
+        with self._opened() as read:
+            for piece, start in enumerate(self.starts[:-1]):
+                arrays = read(piece)
+                same = [(value == wanted[name]).reshape(len(value), -1).all(1) for name, value in arrays.items()]
+                if (at := np.flatnonzero(np.logical_and.reduce(same))).size:
+                    return _in_file(self._path(next(iter(arrays))), start + at[0])
+        return "A row of the file that has changed since it was read"
+
     def _of(self, read: Callable, piece: int, rows: np.ndarray, keep: bool) -> dict[str, np.ndarray]:
         """A piece's rows that are among `rows`, or are not; empty where none is left."""
         start, end = self.starts[piece], self.starts[piece + 1]
@@ -80,10 +91,8 @@ class Rows:
         arrays = read(piece)
         for name, value in arrays.items():
             if value.dtype.kind == "f" and not (finite := np.isfinite(value)).all():
-                row = start + np.argwhere(~finite)[0][0]
-                raise InputError(
-                    f"{self._path(name)}, row {row} (counted from 0), holds NaN or infinity for {name}: drop or fill such rows."
-                )
+                told = _in_file(self._path(name), start + np.argwhere(~finite)[0][0])
+                raise InputError(f"{told} holds NaN or infinity for {name}: drop or fill such rows.")
         return arrays if chosen.all() else {name: value[chosen] for name, value in arrays.items()}
 
     def _opened(self) -> AbstractContextManager[Callable[[int], dict[str, np.ndarray]]]:
@@ -126,6 +135,12 @@ class Parquet(Rows):
                 f"{self.path} gives no rows to train on: it has {lengths.sum()}, of which {len(self.columns)} arguments were asked."
             )
         super().__init__(lengths, as_count(window, "window"))
+
+    def whole(self, argument: str) -> np.ndarray:
+        """One argument's rows, all of them in the order of the file, (N, ...); no other column is read."""
+        narrow = Parquet(self.path, {argument: self.columns[argument]}, window=self.window, scale=self.scale)
+        with narrow._opened() as read:
+            return np.concatenate([read(piece)[argument] for piece in range(len(self.starts) - 1)])
 
     @contextmanager
     def _opened(self) -> Iterator[Callable[[int], dict[str, np.ndarray]]]:
@@ -241,6 +256,10 @@ def _shuffled(parts: list[dict[str, np.ndarray]], rng: np.random.Generator) -> d
     """The rows of all parts in one random order."""
     order = rng.permutation(sum(map(_length, parts)))
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def _in_file(path: Path, row: int) -> str:
+    return f"{path}, row {row} (counted from 0),"
 
 
 def _as_x(value: np.ndarray, scale: float) -> np.ndarray:

@@ -27,18 +27,29 @@ class Memory:
 
     Args:
         arrays: argument of the model -> (N, ...).
+        numbers: (N,), the rows' numbers in the data that they are a part of; by default they are all of it.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray]):
+    def __init__(self, arrays: dict[str, np.ndarray], numbers: np.ndarray | None = None):
         lengths = {name: len(value) for name, value in arrays.items()}
         if not lengths or len(set(lengths.values())) != 1:
             raise InputError(f"Training needs arrays with one row a datum, all of one length; got {lengths or 'none'}.")
         self.arrays = arrays
         self.num_rows = next(iter(lengths.values()))
+        self.numbers = np.arange(self.num_rows) if numbers is None else numbers
 
     def chunks(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
         """All rows at once."""
         yield self.arrays
+
+    def where(self, chunk: dict[str, np.ndarray], row: int) -> str:
+        """A row of the chunk, as the beginning of a sentence."""
+        return in_rows(int(self.numbers[row]))
+
+
+def in_rows(row: int, which: str = "the data") -> str:
+    """A row, as the beginning of a sentence."""
+    return f"Row {row} of {which} (counted from 0)"
 
 
 def ahead(chunks: Iterator) -> Iterator:

@@ -13,8 +13,9 @@ from numpyro.optim import optax_to_numpyro
 from vipatterns import keys
 from vipatterns.amortized.files import Rows
 from vipatterns.amortized.run import Disk, Progress, described
-from vipatterns.amortized.stream import Memory, Stream, ahead, parted
+from vipatterns.amortized.stream import Memory, Stream, ahead, in_rows, parted
 from vipatterns.amortized.trained import Trained
+from vipatterns.amortized.values import Values, refuse_unlike
 from vipatterns.amortized.weights import Pair
 from vipatterns.density import precision
 from vipatterns.draws import as_count, as_key
@@ -83,7 +84,7 @@ def train(
     rng_key, num_epochs, batch_size = as_key(rng_key), as_count(num_epochs, "num_epochs"), as_count(batch_size, "batch_size")
     key_split, key_init, key_order, key_eval = keys.split(rng_key, 4)
     clock = Clock()
-    stream, kept, static = _sources(key_split, data, held_out, static)
+    stream, kept, static, where_kept = _sources(key_split, data, held_out, static)
     size = min(batch_size, stream.num_rows)
     with precision(dtype):
         pair = Pair(model, guide, static)
@@ -91,7 +92,10 @@ def train(
         if _length(chunk) < size:
             raise InputError(f"A batch has {size} rows, and the first chunk of the stream only {_length(chunk)}: give it a larger window.")
         first = {name: jnp.asarray(_cast(value[:size], dtype)) for name, value in chunk.items()}
-        _check_values(pair, key_init, [chunk, kept], dtype)
+        refuse_unlike(kept, chunk)
+        values = Values(pair, key_init, dtype)
+        values.refuse(chunk, lambda row: _where(stream, 0, chunk, row))
+        values.refuse(kept, where_kept)
         speaks_for = pair.check(key_init, first)
         optimizer = optax.adam(1e-3) if optimizer is None else optimizer
         svi = SVI(model, guide, optax_to_numpyro(optimizer), Trace_ELBO() if objective is None else objective)
@@ -113,6 +117,8 @@ def train(
                             continue
                         if not (placed and in_memory):  # whose one chunk is always the same
                             placed = _placed(chunk, dtype)
+                        if told.epoch == 0 < c:  # the first one has been looked at
+                            values.refuse(chunk, lambda row, c=c, chunk=chunk: _where(stream, c, chunk, row))
                         orders = list(_orders(key_order, told.epoch, c, len(next(iter(chunk.values()))), size))
                         for order in orders[told.call :]:
                             state, losses = run(clock, state, placed, order, told.num_steps)
@@ -178,23 +184,26 @@ def _program(svi: SVI, static: dict, schedules: Mapping[str, Callable], speaks_f
     return run
 
 
-def _sources(rng_key, data: dict | Stream, held_out: float | dict, static: dict | None) -> tuple[Stream, dict, dict]:
-    """The rows to train on, those held out, and the arguments that are no rows."""
+def _sources(rng_key, data: dict | Stream, held_out: float | dict, static: dict | None) -> tuple[Stream, dict, dict, Callable]:
+    """The rows to train on, those held out, the arguments that are no rows, and where the user finds a row that is held out."""
+    if isinstance(held_out, dict):
+        rows, rest = parted(data) if isinstance(data, dict) else ({}, {})
+        kept = {name: np.asarray(value) for name, value in held_out.items()}
+        return Memory(rows) if isinstance(data, dict) else data, kept, {**rest, **(static or {})}, lambda row: in_rows(row, "held_out")
     if not isinstance(data, dict):
-        if isinstance(held_out, dict):
-            return data, held_out, static or {}
         if not isinstance(data, Rows):
             raise InputError("With a stream of your own, rows to hold out are given as held_out={argument: rows}.")
         few = min(_few(held_out, data.num_rows), MOST_HELD_OUT)
-        return *data.split(keys.generator(rng_key), few), static or {}
+        stream, kept = data.split(keys.generator(rng_key), few)
+        return stream, kept, static or {}, lambda row: data.where(kept, row)
     rows, rest = parted(data)
-    if isinstance(held_out, dict):
-        return Memory(rows), held_out, {**rest, **(static or {})}
     num = _length(rows)
     few = _few(held_out, num)
     order = keys.generator(rng_key).permutation(num)
-    train, kept = np.sort(order[few:]), np.sort(order[:few])
-    return Memory({k: v[train] for k, v in rows.items()}), {k: v[kept] for k, v in rows.items()}, {**rest, **(static or {})}
+    train, out = np.sort(order[few:]), np.sort(order[:few])
+    kept = {name: value[out] for name, value in rows.items()}
+    memory = Memory({name: value[train] for name, value in rows.items()}, train)
+    return memory, kept, {**rest, **(static or {})}, lambda row: in_rows(int(out[row]))
 
 
 def _few(held_out: float, num: int) -> int:
@@ -204,22 +213,11 @@ def _few(held_out: float, num: int) -> int:
     return few
 
 
-def _check_values(pair: Pair, rng_key, parts: list[dict], dtype: str) -> None:
-    """Refuses rows that are not finite, or that the model gives no density; of a stream, its first chunk is looked at."""
-    for rows in parts:
-        for name, value in rows.items():
-            if value.dtype.kind == "f" and not (finite := np.isfinite(value)).all():
-                at = np.argwhere(~finite)
-                raise InputError(f"{name} holds {len(at)} NaN or infinite values, the first in row {at[0][0]}: drop or fill those rows.")
-        for start in range(0, _length(rows), HELD_OUT_BATCH):
-            batch = {name: _cast(value[start : start + HELD_OUT_BATCH], dtype) for name, value in rows.items()}
-            if found := pair.first_impossible(rng_key, batch):
-                name, row = found
-                low, high = (f(np.asarray(batch.get(name, np.nan))[row]) for f in (np.min, np.max))
-                raise InputError(
-                    f"Row {start + row} of the data has values from {low:g} to {high:g} that are outside the support of the site {name!r}: "
-                    "rescale them, or give the model another likelihood."
-                )
+def _where(stream: Stream, c: int, chunk: dict, row: int) -> str:
+    """A row of the stream's c-th chunk, as the beginning of a sentence."""
+    if isinstance(stream, Memory | Rows):
+        return stream.where(chunk, row)
+    return in_rows(row, f"chunk {c} of the first epoch")
 
 
 def _chunks(stream: Stream, rng_key, epoch: int) -> Iterator[dict[str, np.ndarray]]:

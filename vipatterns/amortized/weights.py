@@ -74,21 +74,6 @@ class Pair:
         scales = [site["scale"] for site in model.values() if site["type"] == "sample" and site["is_observed"]]
         return num * float(scales[0] or 1.0) if scales else float(num)
 
-    def first_impossible(self, rng_key, batch: dict) -> tuple[str, int] | None:
-        """The observed site and the row of the first value in a batch outside the support, such as a pixel of 2 to a Bernoulli."""
-
-        @jax.jit
-        def possible(batch):
-            sites = self.run(self.model, rng_key, {}, batch).items()
-            sites = {name: site for name, site in sites if site["type"] == "sample" and site["is_observed"]}
-            inside = {name: site["fn"].support(site["value"]) for name, site in sites.items()}
-            return {name: ok.reshape(len(ok), -1).all(1) for name, ok in inside.items() if ok.size and ok.ndim}
-
-        for name, ok in possible(batch).items():
-            if not ok.all():
-                return name, int(jnp.argmin(ok))
-        return None
-
     def _seeded(self, function: Callable, rng_key, params: dict) -> Callable:
         return handlers.substitute(handlers.seed(function, rng_key), data=params)
 

@@ -63,8 +63,8 @@ def data(frame=None):
 # %%
 def waist(image_shape, num_pixels):
     """Height, width and channels where the picture is smallest."""
-    if math.prod(image_shape) != num_pixels:
-        raise ValueError(f"Rows of {num_pixels} pixels are no images of image_shape {image_shape}: state their height and width.")
+    if len(image_shape) != 2 or math.prod(image_shape) != num_pixels:
+        raise ValueError(f"Rows of {num_pixels} pixels are no grey images of image_shape {image_shape}: state height and width of such.")
     return (*(math.ceil(side / 4) for side in image_shape), CHANNELS[1])
 
 
