@@ -59,6 +59,35 @@ def test_both_climbs_end_in_one_place(pattern, rng_key):
     assert free.error == pytest.approx(dense.error, rel=0.01)
 
 
+@pytest.mark.parametrize("num_draws", [4, 32])
+def test_where_hessians_are_dear_a_gaussian_target_takes_one_evaluation(num_draws, rng_key, monkeypatch):
+    """The search begins at the optimum that these very draws have on a Gaussian target, by D numbers and no Hessian of the model."""
+    cheap = optimum(rng_key, gaussian, {"mean": MEAN, "covariance": COVARIANCE}, num_draws)
+    monkeypatch.setattr(mode, "_affordable", lambda target: 2)
+    found = optimum(rng_key, gaussian, {"mean": MEAN, "covariance": COVARIANCE}, num_draws)
+    assert found.converged
+    assert len(found.losses) == 1 < len(cheap.losses)
+    np.testing.assert_allclose(found.scale, cheap.scale, rtol=1e-6)
+    np.testing.assert_allclose(found.loc / UNITS, MEAN / UNITS, atol=1e-6)
+    np.testing.assert_allclose(found.factor @ found.factor.T / np.outer(UNITS, UNITS), ROOT @ ROOT.T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pattern", [logistic_regression, robust_regression], ids=lambda p: p.__name__.rpartition(".")[2])
+def test_where_hessians_are_dear_the_optimum_is_the_same(pattern, rng_key, monkeypatch):
+    """Fewer steps, the last of them taken without a look: what is left of it is the square of its length."""
+    cheap = optimum(rng_key, pattern.model, pattern.data())
+    monkeypatch.setattr(mode, "_affordable", lambda target: 2)
+    dear = optimum(rng_key, pattern.model, pattern.data())
+    assert dear.converged
+    assert len(dear.losses) < len(cheap.losses)
+    sds = np.sqrt((cheap.factor**2).sum(1))
+    np.testing.assert_allclose(dear.loc / sds, cheap.loc / sds, atol=1e-4)
+    np.testing.assert_allclose(dear.scale / cheap.scale, 1, atol=1e-4)
+    np.testing.assert_allclose(
+        dear.factor @ dear.factor.T / np.outer(sds, sds), cheap.factor @ cheap.factor.T / np.outer(sds, sds), atol=2e-3
+    )
+
+
 def test_the_error_of_few_draws_is_what_other_draws_show(rng_key):
     """The estimate takes the draws for independent; Sobol points are more even, so the true spread may be less, and not by much more."""
     found = [optimum(rng_key, logistic_regression.model, logistic_regression.data(), base_key=k) for k in jax.random.split(rng_key, 30)]

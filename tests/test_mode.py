@@ -9,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from vipatterns import density, mode, newton
+from vipatterns import density, evaluation, mode, newton
 from vipatterns.patterns import eight_schools_centered, funnel
 
 
@@ -150,6 +150,51 @@ def test_newton_is_equivariant_start_by_start(rng_key, monkeypatch):
     both = list(zip(*paths, strict=False))
     assert len(both) > 5
     np.testing.assert_allclose(*zip(*both, strict=True), atol=1e-5)
+
+
+def test_where_hessians_are_dear_no_start_is_made_twice_and_none_is_computed_for_padding(rng_key, monkeypatch):
+    """The prior's centre is zero here: the second start is a dispersed one. Derivatives are those of where they are cheap."""
+    data = {"mean": np.arange(3.0), "precision": np.eye(3) + 1.0}
+    target = density.read(gaussian, data)
+    cheap = mode.derivatives(target, density.Clock())
+    minimise, seen = newton.minimise, []
+    monkeypatch.setattr(newton, "minimise", lambda at, starts, *args: seen.append(starts) or minimise(at, starts, *args))
+    monkeypatch.setattr(mode, "_affordable", lambda target: 2)
+    start = mode.find(rng_key, target, density.Clock())
+    assert (seen[0][0] == 0).all()
+    assert (seen[0][1] != 0).all()
+    assert start.loc == pytest.approx(data["mean"], abs=1e-6)
+    points = np.asarray(jax.random.normal(rng_key, (35, 3)))  # more than one call
+    for dear, same in zip(start.derivatives(points), cheap(points), strict=True):
+        np.testing.assert_allclose(dear, same, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_points", [1, 300, 1_100])
+def test_points_that_do_not_fit_in_memory_at_once_go_through_in_batches(num_points, rng_key, monkeypatch):
+    data = {"mean": np.arange(3.0), "precision": np.eye(3) + 1.0, "extra": np.zeros(10**6)}
+
+    def model(mean, precision, extra):  # so much data that blocks are small
+        gaussian(mean, precision)
+        numpyro.deterministic("first", mean[0] + numpyro.sample("w", dist.Normal(0, 1)) + extra[0])
+
+    target = density.read(model, data)
+    z = np.asarray(jax.random.normal(rng_key, (num_points, target.dim)))
+    whole, values = evaluation.Points(target, density.Clock())(z)
+    monkeypatch.setattr(density, "MAX_BATCH_ELEMENTS", 100)
+    batches = evaluation.Points(target, density.Clock())
+    assert batches.rows > batches.block == 256
+    assert evaluation.few(target) == 16
+    log_p, same = batches(z)
+    np.testing.assert_allclose(log_p, whole, rtol=1e-12)
+    assert log_p.shape == (num_points,)
+    for name, value in values.items():
+        np.testing.assert_array_equal(same[name], value)
+
+
+def test_in_batches_nothing_is_computed_for_padding():
+    """Zeros are what was not computed: 5 of 8 points need 3 batches of 2."""
+    program = jax.jit(evaluation.over_first(lambda z, shift: z + shift, 2))
+    np.testing.assert_array_equal(program(jnp.ones((8, 1)), 5, 1.0).ravel(), [2, 2, 2, 2, 2, 2, 0, 0])
 
 
 def test_of_two_modes_the_heavier_is_taken_and_the_other_is_told(rng_key):

@@ -27,6 +27,10 @@ MAX_BATCH_ELEMENTS = 2e7
 """Draws are evaluated in batches whose largest array has at most so many elements, so that memory stays bounded."""
 
 
+LONG = 1e5
+"""Elements of the data's largest array from which arithmetic takes longer than all else."""
+
+
 def precision(dtype: str):
     """A context in which JAX computes in `dtype`; the caller's setting comes back after it."""
     if dtype not in ("float32", "float64"):
@@ -120,7 +124,7 @@ class Density:
         leaves, structure = jax.tree.flatten(args)
         key = name, structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         if key not in self.programs:
-            self.programs[key] = clock.compile(function, *args)
+            self.programs[key] = clock.compile(function, *args, wide=self.num_data > LONG)
         return self.programs[key]
 
     @property

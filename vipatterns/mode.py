@@ -18,13 +18,15 @@ from scipy import linalg, optimize
 from vipatterns import keys, newton
 from vipatterns.density import Clock, Density
 from vipatterns.errors import InputError
-from vipatterns.evaluation import Points
+from vipatterns.evaluation import Points, few, over_first
 from vipatterns.refusal import nonfinite_data, nonfinite_sites
 
 DENSE_DIM = 200
 """Up to this many latents the whole Hessian is computed; above it only its diagonal is estimated, and starts are equivariant
 under rescaling only."""
 MAX_STARTS = 8
+MAX_DEAR = 32
+"""Points at once where a Hessian is dear: as many as the ELBO has fixed draws at first; fewer cost less."""
 NUM_CANDIDATES = 32
 NUM_ELBO_DRAWS = 64
 APART, NEARBY = 3.0, 7.0
@@ -103,7 +105,10 @@ def find(rng_key, target: Density, clock: Clock, *, num_starts: int = MAX_STARTS
     centre = np.asarray(target.compiled(clock, "prior_centre", target.prior_centre, target.arrays)(target.arrays))
     num_starts = min(num_starts, _affordable(target))
     uniform = rng.uniform(-2, 2, (num_starts, target.dim))
-    starts = np.concatenate([centre[None], np.zeros((1, target.dim)), uniform])[:num_starts]
+    starts = np.concatenate([centre[None], np.zeros((1, target.dim)), uniform])
+    if dear(target):  # with few starts none is made twice: the prior's centre often is zero
+        starts = starts[np.sort(np.unique(starts, axis=0, return_index=True)[1])]
+    starts = starts[:num_starts]
     found = _newton(target, starts, clock) if target.dim <= DENSE_DIM else _lbfgs(rng, target, starts, clock)
     return _best(rng, target, found, clock)
 
@@ -118,7 +123,7 @@ class _Candidates:
 
 def derivatives(target: Density, clock: Clock) -> Callable:
     """(K, D) points -> values (K,) of -log p, gradients (K, D) and Hessians (K, D, D)."""
-    block, dim = _affordable(target), target.dim
+    dim = target.dim
 
     def one(z, arrays):
         def negative(z):
@@ -127,16 +132,24 @@ def derivatives(target: Density, clock: Clock) -> Callable:
         return negative(z), jax.grad(negative)(z), jax.hessian(negative)(z)
 
     # A Hessian carries `dim` tangents through the model, so memory allows fewer points at a time.
-    batch = int(np.clip(target.batch_size(10**9) // dim, 1, block))
+    if dear(target):
+        block = MAX_DEAR
+        first = over_first(one, min(few(target, dim), MAX_STARTS // 2))
+        program = target.compiled(clock, "derivatives", first, jnp.zeros((block, dim), target.dtype), jnp.asarray(0), target.arrays)
+    else:
+        block = MAX_STARTS
+        batch = int(np.clip(target.batch_size(10**9) // dim, 1, block))
 
-    def at_all(points, arrays):
-        return jax.lax.map(lambda z: one(z, arrays), points, batch_size=batch)
+        def at_all(points, count, arrays):
+            return jax.lax.map(lambda z: one(z, arrays), points, batch_size=batch)
 
-    program = target.compiled(clock, "derivatives", at_all, jnp.zeros((block, dim), target.dtype), target.arrays)
+        program = target.compiled(clock, "derivatives", at_all, jnp.zeros((block, dim), target.dtype), jnp.asarray(0), target.arrays)
 
     def at(points):
+        starts = range(0, len(points), block)
         blocks = np.concatenate([points, np.repeat(points[-1:], -len(points) % block, 0)]).reshape(-1, block, dim)
-        parts = [tuple(np.array(out) for out in program(jnp.asarray(b), target.arrays)) for b in blocks]
+        counts = [jnp.asarray(min(block, len(points) - start)) for start in starts]
+        parts = [tuple(np.array(out) for out in program(jnp.asarray(b), n, target.arrays)) for b, n in zip(blocks, counts, strict=True)]
         return tuple(np.concatenate(part)[: len(points)] for part in zip(*parts, strict=True))
 
     return at
@@ -145,6 +158,11 @@ def derivatives(target: Density, clock: Clock) -> Callable:
 def _affordable(target: Density) -> int:
     """Starts at once: fewer where a Hessian is dear."""
     return int(np.clip(4e8 / (target.num_data * target.dim**2), 2, MAX_STARTS))
+
+
+def dear(target: Density) -> bool:
+    """Whether a Hessian takes so long that a step of Newton's method is to be spared, and that none is computed for padding."""
+    return _affordable(target) < MAX_STARTS
 
 
 def _newton(target: Density, starts: np.ndarray, clock: Clock) -> _Candidates:

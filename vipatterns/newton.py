@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_STEPS = 100
+TOLERANCE = 1e-9
 FEW = 8
 """Lanes among which those with a positive definite Hessian are looked for; with more, all have their eigenvalues taken at once."""
 INFINITE = 1e30
@@ -34,13 +35,14 @@ class Minima:
     """(x, hessian, value) of all lanes after each step."""
 
 
-def minimise(at: Callable, starts: np.ndarray, over: Callable[[], bool] = lambda: False) -> Minima:
+def minimise(at: Callable, starts: np.ndarray, over: Callable[[], bool] = lambda: False, tolerance: float = TOLERANCE) -> Minima:
     """Newton's method in a trust region, all starts in lockstep; those that are done are evaluated no more.
 
     Args:
         at: points (M, D), and which starts they belong to (M,) -> values (M,), gradients (M, D), Hessians (M, D, D).
         starts: (S, D).
         over: asked before each step but the first evaluation; where it is true the search ends there, not converged.
+        tolerance: decrease, predicted for the next step, at which the search ends before that step.
     """
     num_starts, dim = starts.shape
     x = starts.copy()
@@ -58,7 +60,7 @@ def minimise(at: Callable, starts: np.ndarray, over: Callable[[], bool] = lambda
         scale = np.where(curvature[going] > 0, scale, 1.0)
         scaled = gradient[going] * scale, hessian[going] * scale[:, :, None] * scale[:, None, :]
         step, decrease, norm = _trust_region_step(*scaled, radius[going])
-        done = decrease < 1e-9 + 1e-13 * np.abs(value[going])
+        done = decrease < tolerance + 1e-13 * np.abs(value[going])
         converged[going[done]] = True
         going, scale, step, decrease, norm = (part[~done] for part in (going, scale, step, decrease, norm))
         if not going.size or over():
