@@ -43,6 +43,19 @@ def test_a_model_that_learns_is_trained_with_the_settings_of_its_file(run):
     assert (record["num_steps"], len(record["held_out_elbos"])) == (6, 3)
 
 
+def test_a_report_that_is_interrupted_leaves_what_was_trained(run, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vipatterns.amortized.report.log_likelihood", stop)
+        done = run("fit", "my_model.py", "--out", "out")
+    assert done.exit_code == 130, done.output
+    assert "written to out: run.safetensors" in done.stderr
+    assert "what was finished is above and in --out." in done.stderr
+    assert run("fit", "my_model.py", "--out", "out", "--force").exit_code == 0
+
+
 @pytest.mark.parametrize("checkpoint_fits", [True, False])
 def test_a_full_disk_is_a_sentence_and_what_was_trained_is_told(run, monkeypatch, checkpoint_fits):
     def cut(path, text, encoding):

@@ -139,7 +139,8 @@ np.savez({path!r} + ".npz", elbos=trained.elbos, held_out=trained.held_out_elbos
 def killed_after(num_kept, path, data, delay=0.0):
     """Starts the run and kills it after so many checkpoints, in the middle of whatever comes next; None lets it end."""
     code = KILLED.format(folder=str(FOLDER), path=str(path), data=data, pause=0.0 if num_kept is None else 0.01)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(path.parent / "jax"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, **compiled})
     for _ in range(num_kept or 10_000):
         if not process.stdout.readline():
             break
