@@ -149,4 +149,4 @@ def _links(patterns: list[Pattern]) -> str:
 def _linked(text: str) -> str:
     """arXiv ids and DOIs as links."""
     text = re.sub(r"arXiv (\d{4}\.\d{4,5}|[a-z-]+/\d{7})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
-    return re.sub(r"(?<![/\w])(10\.\d{4,}/[^\s,;]*[^\s,;.])", r"[doi:\1](https://doi.org/\1)", text)
+    return re.sub(r"(?:\bdoi )?(?<![/\w])(10\.\d{4,}/[^\s,;]*[^\s,;.])", r"[doi:\1](https://doi.org/\1)", text)

@@ -5,6 +5,7 @@ What was computed is kept under .cache/pages by the content of all that it depen
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -66,9 +67,7 @@ def on_page_markdown(markdown, **_):
 
 def on_page_content(html, **_):
     """The search reads prose: code and what it printed would make its index four times as large, and are no answers."""
-    return html.replace('<div class="highlight', '<div data-search-exclude class="highlight').replace(
-        'class="output"', 'class="output" data-search-exclude'
-    )
+    return re.sub(r'<div class="(language-[\w ]+highlight|output)"', r'<div data-search-exclude class="\1"', html)
 
 
 def sources() -> list[Path]:

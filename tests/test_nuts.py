@@ -11,7 +11,7 @@ import pytest
 from arviz_stats.base.array import array_stats
 
 import vipatterns as vip
-from vipatterns import density
+from vipatterns import density, modes
 from vipatterns.methods import nuts
 from vipatterns.patterns import eight_schools, eight_schools_centered, funnel, gaussian_mean, linear_regression
 
@@ -207,3 +207,10 @@ def test_time_that_is_over_keeps_the_draws(rng_key, monkeypatch):
 def test_time_that_is_over_in_the_warm_up_is_an_error(rng_key):
     with pytest.raises(vip.InputError, match=r"still in its warm-up after 0 s \(50 of 1500 iterations\): raise max_seconds"):
         vip.fit(rng_key, gaussian_mean.model, gaussian_mean.data(), method=vip.NUTS(max_seconds=0))
+
+
+def test_draws_of_which_nothing_varies_are_refused_in_a_sentence():
+    draws = {"fixed": np.full((4, 100), 3.0), "count": np.ones((4, 100, 2), int)}
+    certificate = nuts._judge(draws, np.zeros((4, 100), bool), modes.Modes())
+    assert not certificate.ok
+    assert certificate.verdict.startswith("Not safe: no scalar of any site varies from draw to draw")

@@ -48,8 +48,10 @@ show(
 #
 # Let $x_{ij}$ be measurement $j$ of patient $i$, and $t_j$ a typical value of it, a round number that a doctor would name. Then
 #
-# $$y_i \sim \mathcal N\Big(\alpha + \sum_j (x_{ij} - t_j)\,\beta_j,\ \sigma\Big), \qquad
-# \alpha \sim \mathcal N(150, 50), \quad \beta_j \sim \mathcal N(0, c_j), \quad \sigma \sim \mathrm{HalfNormal}(100).$$
+# $$\begin{gathered}
+# y_i \sim \mathcal N\Big(\alpha + \sum_j (x_{ij} - t_j)\,\beta_j,\ \sigma\Big), \\
+# \alpha \sim \mathcal N(150, 50), \quad \beta_j \sim \mathcal N(0, c_j), \quad \sigma \sim \mathrm{HalfNormal}(100).
+# \end{gathered}$$
 #
 # The level $\alpha$ is the score of the typical patient. A slope $\beta_j$ is in points of the score per unit of the column, and so its
 # prior must be too: two points per year of age is already much, two per kg / m² is little. Second arguments are sds throughout. Writing

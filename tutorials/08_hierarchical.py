@@ -423,11 +423,9 @@ for name, pattern in (("centred", eight_schools_centered), ("non-centred", eight
     ratio[name] = {site: float(bias[site][1] / truth[site].std()) for site in ("mu", "tau")}
     print(name, {site: round(value, 2) for site, value in ratio[name].items()})
 assert all(ratio["centred"][site] > 1.5 * ratio["non-centred"][site] for site in ("mu", "tau"))
+# Precise data pin every theta_j, whatever tau is: the funnel is gone. But then z_j = (theta_j - mu) / tau must move with mu and tau.
 
 # %% [markdown]
-# Precise data pin every $\theta_j$, whatever $\tau$ is: the funnel is gone. But then $z_j = (\theta_j - \mu) / \tau$ must move whenever
-# $\mu$ or $\tau$ does.
-#
 # ### 2. The funnel, unfolded
 #
 # Write Neal's funnel non-centred, $x_i = e^{v/2} z_i$, and fit it with `vip.fit`. What are the sd of $v$, the log evidence, and $\hat k$?
@@ -446,12 +444,10 @@ print(f"sd of v {sd_v:.2f}, log evidence {wide.certificate.log_evidence:.4f}, k-
 assert wide.certificate.ok
 assert abs(sd_v / 3 - 1) < 4 * wide.certificate.mcse
 assert abs(wide.certificate.log_evidence) < 4 * wide.certificate.log_evidence_mcse + 1e-6
+# A k-hat of minus infinity means weights that are all equal: q is the target. Now make x a numpyro.deterministic site and fit again: q is
+# as perfect, and the certificate refuses. It looks at x too, whose tails are so long that no few thousand draws, however good, hold its sd.
 
 # %% [markdown]
-# A $\hat k$ of minus infinity means weights that are all equal: $q$ is the target. Now make $x$ a `numpyro.deterministic` site and fit
-# again: $q$ is as perfect, and the certificate refuses. It looks at $x$ too, whose tails are so long that no few thousand draws, however
-# good, hold its sd.
-#
 # ### 3. Twenty-seven jaws
 #
 # `varying_intercepts.data()` has 27 children, each measured at four ages. Fit the pattern's model with `vip.fit`, look at the rungs, and

@@ -82,8 +82,10 @@ show(
 # fine first choice. **Running** grows with the rows once they outweigh the overhead. The dashed lines assume just that, from the last
 # point: nothing was run there. And the **distance** between the curves is a count:
 #
-# $$\text{NUTS: draws} \times \text{leapfrog steps a draw} \times \text{gradient of all rows}, \qquad
-# \text{DADVI: fixed draws} \times \text{Newton steps} \times \text{derivatives of all rows}$$
+# $$\begin{aligned}
+# \text{NUTS: } & \text{draws} \times \text{leapfrog steps a draw} \times \text{gradient of all rows}, \\
+# \text{DADVI: } & \text{fixed draws} \times \text{Newton steps} \times \text{derivatives of all rows},
+# \end{aligned}$$
 #
 # and, for DADVI, one $\log p$ of all rows for each draw that is weighed, ten for each that it hands out.
 #

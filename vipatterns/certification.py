@@ -6,7 +6,7 @@ Every method that has a log q ends here, so that all of them are judged alike.
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import jax
@@ -20,6 +20,7 @@ from vipatterns.draws import scalars_of, tree
 from vipatterns.evaluation import Points
 from vipatterns.modes import Modes
 from vipatterns.posterior import Certificate, Fit, described
+from vipatterns.thinning import Drawn
 
 BLOCK = 4_000
 """Draws of a traced q are made in blocks of this many, compiled once."""
@@ -28,6 +29,8 @@ MAX_PROPOSALS = 640_000
 """Drawn where the first are refused though k-hat of the weights passes, for a Monte Carlo error or one scalar's tail; or though the weights
 are fairly even: at 40,000 draws k-hat scatters, and a bounded weight whose peak is rarely met looks like a heavy tail."""
 MORE = 4
+HELD_NUMBERS = 1.6e7
+"""Up to so many numbers hold the draws, 128 MB. MORE times as many draws may be weighed, of which half as many are held (thinning.py)."""
 EVEN = 0.3
 """Effective share of the draws from which more draws are worth their cost."""
 NEARLY_EVEN = 0.95
@@ -130,44 +133,60 @@ def certify(
     """
     key_draws, key_more, key_resample = keys.split(keys.fold_in(rng_key, 0), 3)
     sampler, points = proposal.sampler(clock), Points(target, clock)
-    most = int(np.clip(min(4e9 / target.num_data, 1.6e7 / points.size), FEWEST_PROPOSALS, MAX_PROPOSALS))
+    held, most = (
+        int(np.clip(min(4e9 / target.num_data, numbers / points.size), FEWEST_PROPOSALS, MAX_PROPOSALS))
+        for numbers in (HELD_NUMBERS, MORE * HELD_NUMBERS)
+    )
 
-    def weighed(rng_key, number: int):
-        z, log_q = sampler(rng_key, number)
+    def weighed(z, log_q):
         log_p, values = points(z)
-        return _Drawn(z, log_p, log_q, values)
+        return Drawn(log_p, log_q, values)
 
-    def sampled(rng_key, number: int):
-        with precision(target.dtype):
-            more = weighed(rng_key, number)
-        return more.values, more.log_p, more.log_q
+    def fresh(rng_key, number: int):
+        return weighed(*sampler(rng_key, number))
 
     num_components = len(proposal.components)
-    drawn = weighed(key_draws, min(most, FEWEST_PROPOSALS if clock.over else FIRST_PROPOSALS))
-    judged = _judge(target, proposal, drawn, 4 * num_samples, account)
+    z, log_q = sampler(key_draws, min(held, FEWEST_PROPOSALS if clock.over else FIRST_PROPOSALS))
+    further = _further_modes(target, z, proposal, account.modes)
+    raw = drawn = weighed(z, log_q)
+    del z  # as large as what is held
+    judged = _judge(drawn, 4 * num_samples, account, further)
     stopped = account.stopped_because
-    while judged.more_may_help and (number := drawn.log_p.size) < most:
+    while judged.more_may_help and (number := drawn.size) < most:
         if clock.over and stopped.startswith("time budget"):
             break
         if clock.over:
             stopped = f"time budget: {clock.max_seconds:.0f} s were over before more than {number:,} draws could be weighed; {stopped}"
             break
         key_more, key = keys.split(key_more)
-        drawn = drawn.joined(weighed(key, min(most, MORE * number) - number), num_components)
-        judged = _judge(target, proposal, drawn, 4 * num_samples, account)
-    log_p, log_q, values = drawn.log_p, drawn.log_q, drawn.values
-    weights, certificate = judged.weights, judged.certificate
+        if number < held:
+            raw = drawn = drawn.joined(fresh(key, min(held, MORE * number) - number), num_components)
+            judged = _judge(drawn, 4 * num_samples, account, further)
+        else:
+            key_thin, key = keys.split(key)
+            raw, drawn = replace(raw, values={k: raw.values[k] for k in target.latents}), drawn.thinned(keys.generator(key_thin), held // 2)
+            drawn = drawn.extended(fresh, key, min(most, MORE * number) - number, batch=points.block)
+            judged = _judge(drawn, 4 * num_samples, account, further, judged.raw)
+    first, more, certificate = raw.size, drawn.size - raw.size, judged.certificate
+
+    def sampled(rng_key):
+        with precision(target.dtype):
+            if not more:
+                return fresh(rng_key, first)
+            key_first, key_thin, key_more = keys.split(rng_key, 3)
+            drawn = fresh(key_first, first).thinned(keys.generator(key_thin), held // 2)
+            return drawn.extended(fresh, key_more, more, batch=points.block)
+
     rng = keys.generator(key_resample)
-    chosen = diagnosis.resample(rng, weights.log_weights, 4 * num_samples)
-    grouped = {k: v[chosen].reshape(4, num_samples, *v.shape[1:]) for k, v in values.items()}
-    ratio = log_p - log_q
-    chains = (num_components, ratio.size // num_components)
-    raw = {k: v.reshape(*chains, *v.shape[1:]) for k, v in values.items() if k in target.latents}
+    chosen = diagnosis.resample(rng, judged.log_weights, 4 * num_samples)
+    grouped = {k: v[chosen].reshape(4, num_samples, *v.shape[1:]) for k, v in drawn.values.items()}
+    ratio = drawn.log_p - drawn.log_q
+    chains = (num_components, first // num_components)
     groups = {
         "posterior": grouped,
-        "sample_stats": {"log_p": log_p[chosen].reshape(4, -1), "log_q": log_q[chosen].reshape(4, -1)},
-        "proposal": raw,
-        "proposal_stats": {"log_p": log_p.reshape(chains), "log_q": log_q.reshape(chains)},
+        "sample_stats": {k: v.reshape(4, -1) for k, v in drawn.log_densities(chosen).items()},
+        "proposal": {k: v.reshape(*chains, *v.shape[1:]) for k, v in raw.values.items() if k in target.latents},
+        "proposal_stats": {"log_p": raw.log_p.reshape(chains), "log_q": raw.log_q.reshape(chains)},
     }
     attrs = {
         "exchangeable": json.dumps(account.modes.labels),
@@ -182,7 +201,7 @@ def certify(
         method=method,
         idata=tree(target, groups, rng_key=rng_key, coords=coords, dims=dims, attrs=attrs),
         certificate=certificate,
-        proposal_certificate=_judge_raw(weights, judged.names, judged.scalars, certificate),
+        proposal_certificate=judged.of_raw,
         stopped_because=stopped,
         num_steps=account.num_steps,
         losses=account.losses,
@@ -212,55 +231,39 @@ def _further_modes(target: Density, z: np.ndarray, proposal: Proposal | HostProp
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """Draws of q, component by component, with what is needed to weigh them."""
-
-    z: np.ndarray  # (S, D)
-    log_p: np.ndarray  # (S,)
-    log_q: np.ndarray  # (S,)
-    values: dict[str, np.ndarray]  # site -> (S, *shape)
-
-    def joined(self, more: "_Drawn", num_components: int) -> "_Drawn":
-        """More draws beside these, each component's in one block."""
-
-        def join(*pair):
-            parts = [x.reshape(num_components, -1, *x.shape[1:]) for x in pair]
-            return np.concatenate(parts, axis=1).reshape(-1, *pair[0].shape[1:])
-
-        values = {k: join(v, more.values[k]) for k, v in self.values.items()}
-        return _Drawn(join(self.z, more.z), join(self.log_p, more.log_p), join(self.log_q, more.log_q), values)
-
-
-@dataclass(frozen=True)
 class _Judged:
     """Draws of q that were weighed."""
 
     certificate: Certificate
-    weights: diagnosis.Weights
-    names: list[str]
-    scalars: np.ndarray  # (S, K)
+    of_raw: Certificate
+    log_weights: np.ndarray  # (n,) of those that are held
+    raw: dict[str, np.ndarray]  # scalar -> mean and sd of the draws of q without weights
     more_may_help: bool
 
 
-def _judge(target: Density, proposal: Proposal | HostProposal, drawn: _Drawn, num_kept: int, account: Account) -> _Judged:
-    """Weighs draws of q, whole and in halves: both halves must pass."""
+def _judge(drawn: Drawn, num_kept: int, account: Account, further: str, raw: dict | None = None) -> _Judged:
+    """Weighs draws of q, whole and in halves: both halves must pass. Where some are held only, `raw` is known from before."""
     log_p, log_q = drawn.log_p, drawn.log_q
     names, scalars = scalars_of({k: v[None] for k, v in drawn.values.items()})
     scalars = scalars[0]
     halves = [diagnosis.smooth(log_p[i::2], log_q[i::2]) for i in range(2)]
     weights = diagnosis.smooth(log_p, log_q)
-    further = _further_modes(target, drawn.z, proposal, account.modes)
-    certificate = _certificate(weights, halves, names, scalars, num_kept, account, further)
+    log_weights = drawn.log_weights(weights)
+    certificate = _certificate(weights, halves, names, scalars, num_kept, account, further, log_weights)
+    if raw is None:
+        raw = dict(zip(names, diagnosis.by_columns(lambda x: np.stack([x.mean(0), x.std(0)]), scalars).T, strict=True))
     worth = weights.ess > EVEN * log_p.size or certificate.khat < certificate.khat_threshold
     sound = not (certificate.ok or further or account.refused) and names and bool(np.isfinite(scalars).all())
-    return _Judged(certificate, weights, names, scalars, bool(worth and sound))
+    of_raw = _judge_raw(log_weights, names, scalars, raw, certificate, log_p.size)
+    return _Judged(certificate, of_raw, log_weights, raw, bool(worth and sound))
 
 
-def _certificate(weights, halves, names, scalars, num_kept: int, account: Account, modes: str) -> Certificate:
-    """The certificate of the smoothed, resampled draws."""
-    num_draws = scalars.shape[0]
+def _certificate(weights, halves, names, scalars, num_kept: int, account: Account, modes: str, log_weights=None) -> Certificate:
+    """The certificate of the smoothed, resampled draws; `log_weights` (n,) are of the draws whose scalars are held, by default of all."""
+    log_weights = weights.log_weights if log_weights is None else log_weights
+    num_draws = weights.log_weights.size
     threshold = diagnosis.khat_threshold(num_draws)
-    w = np.exp(weights.log_weights)
+    w = np.exp(log_weights)
     broken = np.flatnonzero(~np.isfinite(scalars).all(0))
     errors = np.full((2, 1), math.nan) if broken.size or not names else diagnosis.monte_carlo_error(scalars, w, num_kept)
     worst = int(np.argmax(errors.max(0)))
@@ -268,7 +271,7 @@ def _certificate(weights, halves, names, scalars, num_kept: int, account: Accoun
     facts = {
         "khat": joint,
         "khat_threshold": threshold,
-        "ess": weights.ess,
+        "ess": weights.ess if w.size == num_draws else min(weights.ess, float(1 / (w @ w))),
         "mcse": float(errors.max()),
         "rhat": account.rhat,
         "log_evidence": weights.log_evidence + account.modes.log_copies,
@@ -301,11 +304,11 @@ def _certificate(weights, halves, names, scalars, num_kept: int, account: Accoun
     if account.refused:
         return Certificate(False, f"Not safe: {account.refused}; {remedy}.", **facts)
     if math.isfinite(joint):
-        looked_at = np.argsort(-errors.max(0))[: max(1, MAX_JUDGED // num_draws)]
-        khats = diagnosis.scalar_khats(scalars[:, looked_at], weights.log_weights)
-        if khats.max() >= threshold:
+        looked_at = np.argsort(-errors.max(0))[: max(1, MAX_JUDGED // w.size)]
+        khats, needed = diagnosis.scalar_khats(scalars, log_weights, looked_at), diagnosis.khat_threshold(w.size)
+        if khats.max() >= needed:
             name = names[looked_at[int(np.argmax(khats))]]
-            reason = f"the weighted tail of {name} is too heavy for its mean and sd (k-hat {khats.max():.2f}, needs < {threshold:.2f})"
+            reason = f"the weighted tail of {name} is too heavy for its mean and sd (k-hat {khats.max():.2f}, needs < {needed:.2f})"
             return Certificate(False, f"Not safe for {name}: {reason}; {remedy}.", **facts)
     if not errors.max() < diagnosis.MCSE_SHARE:  # nan is no pass
         reason = f"the Monte Carlo error of {names[worst]} is {errors.max():.2f} posterior sds, needs < {diagnosis.MCSE_SHARE}"
@@ -318,15 +321,15 @@ def _certificate(weights, halves, names, scalars, num_kept: int, account: Accoun
     return Certificate(True, verdict, **facts)
 
 
-def _judge_raw(weights, names, scalars, smoothed: Certificate) -> Certificate:
+def _judge_raw(log_weights, names, scalars, raw: dict, smoothed: Certificate, num_draws: int) -> Certificate:
     """The certificate of the raw draws of q: how far they are from the smoothed ones, where these can be trusted."""
-    facts = {"khat": smoothed.khat, "khat_threshold": smoothed.khat_threshold, "ess": float(scalars.shape[0])}
+    facts = {"khat": smoothed.khat, "khat_threshold": smoothed.khat_threshold, "ess": float(num_draws)}
     if not smoothed.ok:
         return Certificate(False, f"Not safe: nothing to hold the raw draws against. {smoothed.verdict}", **facts)
-    w = np.exp(weights.log_weights)
-    mean = w @ scalars
-    sd = np.sqrt(w @ (scalars - mean) ** 2)
-    shift, ratio = np.abs(scalars.mean(0) - mean) / sd, scalars.std(0) / sd
+    w = np.exp(log_weights)
+    mean, sd = diagnosis.by_columns(lambda x: np.stack([w @ x, np.sqrt(w @ (x - w @ x) ** 2)]), scalars)
+    of_q = np.array([raw.get(name, (math.nan, math.nan)) for name in names]).T
+    shift, ratio = np.abs(of_q[0] - mean) / sd, of_q[1] / sd
     off = np.abs(np.log(ratio))
     i, j = int(np.argmax(shift)), int(np.argmax(off))
     ok = bool(shift[i] < 0.15 and abs(ratio[j] - 1) < 0.15)

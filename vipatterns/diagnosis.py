@@ -4,6 +4,7 @@ Pareto-smoothed importance sampling: Vehtari, Simpson, Gelman, Yao and Gabry 202
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from arviz_stats.base.array import array_stats
 
 MCSE_SHARE = 0.05
 """Largest Monte Carlo error of a posterior mean or sd that a certificate allows, in posterior sds."""
-MAX_ELEMENTS = 4_000_000
+MAX_ELEMENTS = 1_000_000
 """Draws times scalars that are looked at together, so that memory stays bounded."""
 PERFECT_SD = 1e-3
 """Log weights that vary by less than this are those of a perfect guide: there is no tail to fit a Pareto to."""
@@ -71,8 +72,13 @@ def monte_carlo_error(values: np.ndarray, weights: np.ndarray, num_kept: int) ->
     Returns:
         (2, K): errors of the mean and of the sd. Scalars that do not vary get zero.
     """
+    return by_columns(lambda part: _monte_carlo_error(part, weights, num_kept), values)
+
+
+def by_columns(function: Callable, values: np.ndarray) -> np.ndarray:
+    """(S, K) -> (2, K): what `function` gives for some of the columns at a time."""
     few = max(1, MAX_ELEMENTS // len(values))
-    parts = [_monte_carlo_error(values[:, i : i + few], weights, num_kept) for i in range(0, values.shape[1], few)]
+    parts = [function(values[:, i : i + few]) for i in range(0, values.shape[1], few)]
     return np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
 
 
@@ -94,19 +100,21 @@ def resample(rng: np.random.Generator, log_weights: np.ndarray, num_draws: int) 
     return rng.permutation(np.minimum(np.searchsorted(edges, points), edges.size - 1))
 
 
-def scalar_khats(values: np.ndarray, log_weights: np.ndarray) -> np.ndarray:
+def scalar_khats(values: np.ndarray, log_weights: np.ndarray, columns: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
     """k-hat of what is summed for each scalar's sd: weight times squared deviation (Vehtari et al. 2024).
 
     Args:
         values: (S, K) scalars at the draws.
         log_weights: (S,) normalised.
+        columns: of those that are looked at, in this order; by default all.
 
     Returns:
-        (K,), +inf where the tail cannot be fitted.
+        One for each of these, +inf where the tail cannot be fitted.
     """
-    mean = np.exp(log_weights) @ values
-    khats = []
-    for column, centre in zip(values.T, mean, strict=True):
+    weights, khats = np.exp(log_weights), []
+    for i in range(values.shape[1]) if columns is None else columns:
+        column = np.ascontiguousarray(values[:, i])
+        centre = weights @ column
         with np.errstate(divide="ignore"):
             terms = log_weights + np.log((column - centre) ** 2)
         khats.append(_pareto_smooth(np.maximum(terms, terms.max() - 700.0))[1])

@@ -43,8 +43,8 @@ def scalars_of(values: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
     # What is NaN in every draw is missing data, not a failure; in some draws, it is kept to be seen. A correlation of one with itself, or
     # the sum of a simplex, varies by rounding alone.
     with np.errstate(invalid="ignore"):
-        spread = np.ptp(flat, axis=(0, 1))
-        still = np.isfinite(spread) & (spread <= 1e3 * np.finfo(flat.dtype).eps * np.abs(flat).max((0, 1)))
+        low, high = flat.min((0, 1)), flat.max((0, 1))
+        still = np.isfinite(high - low) & (high - low <= 1e3 * np.finfo(flat.dtype).eps * np.maximum(abs(low), abs(high)))
     varies = np.isfinite(flat).any((0, 1)) & ~still
     # Held once where all of them vary: of many scalars a copy is large.
     return [n for n, v in zip(names, varies, strict=True) if v], flat if varies.all() else flat[:, :, varies]

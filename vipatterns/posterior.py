@@ -68,8 +68,8 @@ class Fit:
     method: Any
     """The method, a frozen dataclass with its settings, that made this fit."""
     idata: xr.DataTree
-    """Groups posterior (chain, draw), sample_stats, observed_data, constant_data; for VI also proposal (raw draws of q, chain = restart)
-    and proposal_stats (their log_p, log_q). A site scope/name is called scope.name there."""
+    """Groups posterior (chain, draw), sample_stats, observed_data, constant_data; for VI also proposal (raw draws of q, chain = restart;
+    of very many the first) and proposal_stats (their log_p, log_q). A site scope/name is called scope.name there."""
     certificate: Certificate
     """Judges `posterior`."""
     stopped_because: str
@@ -95,7 +95,7 @@ class Fit:
     around: Any = None
     """A `mode.Start` at q, from which another method may go on; None where the method gives none, and for a loaded fit."""
     sampler: Callable | None = None
-    """(rng_key, num_samples) -> (site -> (S, ...), log_p (S,), log_q (S,)): fresh raw draws of q; None for MCMC and for a loaded fit."""
+    """rng_key -> `thinning.Drawn`: as many fresh draws of q as were judged; None for MCMC and for a loaded fit."""
 
     @property
     def name(self) -> str:
@@ -248,9 +248,7 @@ class Fit:
         if self.sampler is None:
             values = resampling.again(rng_key, self.posterior, num_samples)
             return values, {"drawn": f"resampled from the fit's own {kept} draws"}
-        raw = self.idata["proposal"].sizes
-        weighed = raw["chain"] * raw["draw"]
-        values, number, khat = resampling.fresh(rng_key, self.sampler, num_samples, weighed=weighed, kept=kept)
+        values, number, khat = resampling.fresh(rng_key, self.sampler, num_samples, kept=kept)
         return values, {"drawn": f"afresh from q, resampled by the smoothed weights of {number} draws", "khat": khat}
 
     def _stated(self, draws: xr.Dataset, rng_key, **says: Any) -> xr.Dataset:

@@ -26,25 +26,25 @@ def again(rng_key, posterior: xr.Dataset, num_samples: int) -> dict[str, np.ndar
     return {k: v.reshape(number, *v.shape[2:])[chosen][None] for k, v in arrays.items()}
 
 
-def fresh(rng_key, sampler: Callable, num_samples: int, *, weighed: int, kept: int) -> tuple[dict[str, np.ndarray], int, float]:
+def fresh(rng_key, sampler: Callable, num_samples: int, *, kept: int) -> tuple[dict[str, np.ndarray], int, float]:
     """Fresh draws of q in rounds, each weighed, Pareto-smoothed and resampled.
 
     Args:
         rng_key: a JAX key.
-        sampler: (rng_key, num_draws) -> site -> (S, ...), log_p, log_q.
+        sampler: rng_key -> `thinning.Drawn`, as many draws of q as were judged.
         num_samples: 1 or more.
-        weighed: draws of q a round, as many as were judged.
         kept: draws of the posterior a round, as many as were vouched for.
 
     Returns:
         Variable -> (1, num_samples, *shape); the number of draws of q; the worst k-hat of a round.
     """
-    rounds, khats = [], []
+    rounds, khats, weighed = [], [], 0
     for i, start in enumerate(range(0, num_samples, kept)):
         key_draw, key_resample = keys.split(keys.fold_in(rng_key, i))
-        values, log_p, log_q = sampler(key_draw, weighed)
-        weights = diagnosis.smooth(log_p, log_q)
-        chosen = diagnosis.resample(keys.generator(key_resample), weights.log_weights, min(kept, num_samples - start))
-        rounds.append({stored(k): v[chosen] for k, v in values.items()})
+        drawn = sampler(key_draw)
+        weights = diagnosis.smooth(drawn.log_p, drawn.log_q)
+        chosen = diagnosis.resample(keys.generator(key_resample), drawn.log_weights(weights), min(kept, num_samples - start))
+        rounds.append({stored(k): v[chosen] for k, v in drawn.values.items()})
         khats.append(weights.khat)
-    return {k: np.concatenate([r[k] for r in rounds])[None] for k in rounds[0]}, weighed * len(khats), max(khats)
+        weighed += drawn.size
+    return {k: np.concatenate([r[k] for r in rounds])[None] for k in rounds[0]}, weighed, max(khats)

@@ -50,6 +50,7 @@ def test_a_page(watched, site_url, path):
     levels = page.locator("article").locator("h1, h2, h3, h4, h5, h6").evaluate_all("all => all.map(e => +e.tagName[1])")
     assert all(below - above <= 1 for above, below in itertools.pairwise(levels)), levels
     assert sum(len(gzip.compress(response.body())) for response in loaded) < MOST_BYTES
+    assert page.evaluate(SIDEWAYS) == 0
     for scheme in ("light", "dark"):
         themed(page, scheme)
         assert complaints(page) == []
@@ -57,6 +58,9 @@ def test_a_page(watched, site_url, path):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
 
 
+SIDEWAYS = """[...document.querySelectorAll('.language-python pre > code, .catalogue .md-typeset__scrollwrap')].filter(
+    e => e.scrollWidth > e.clientWidth + 1).length"""
+"""Blocks of code, and the catalogue, that a desk has to scroll sideways."""
 PROSE = """article => { const copy = article.cloneNode(true);
     copy.querySelectorAll('pre, code, .katex').forEach(e => e.remove()); return copy.textContent; }"""
 

@@ -34,6 +34,7 @@ def test_a_page_holds_all_of_the_file(pattern):
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
             assert page.count(f"\ndef {node.name}(") == 2  # where it is explained, and in the whole file
+    assert not re.search(r"doi:? \[doi", page)  # the link says it
     names = {p.name for p in PATTERNS} - {pattern.name}
     related = set(re.findall(r"\]\((\w+)\.md\)", page.partition("## Related patterns")[2]))
     assert related <= names

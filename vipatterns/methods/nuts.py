@@ -206,6 +206,10 @@ def _judge(values: dict[str, np.ndarray], diverging: np.ndarray, found: modes.Mo
     names, draws = scalars_of(values)
     if not np.isfinite(draws).all():
         return Certificate(False, "Not safe: some draws are NaN or infinite; bound the scales of the model away from zero.")
+    if not names:
+        return Certificate(
+            False, "Not safe: no scalar of any site varies from draw to draw; look for a site that is a constant in disguise."
+        )
     series = np.moveaxis(draws, 2, 0)
     rhat = array_stats.rhat(series)
     ess = np.minimum(array_stats.ess(series, method="bulk"), array_stats.ess(series, method="tail", prob=(0.05, 0.95)))
