@@ -231,9 +231,13 @@ def _end_training(asked: job.Job, model: str, seed: int, trained: Any, as_json: 
     else:
         for line in repr(trained).splitlines():
             _console().print(line, markup=False, soft_wrap=True)
+    interrupted = trained.stopped_because.startswith("interrupted")
     if out is not None:
-        _report_training(asked, seed, trained, out / "report.html", Path(model).stem)
-    _finish(out, trained.stopped_because.startswith("interrupted"))
+        try:
+            _report_training(asked, seed, trained, out / "report.html", Path(model).stem)
+        except KeyboardInterrupt:  # of the measuring, which may take as long as the training that is over
+            interrupted = True
+    _finish(out, interrupted)
 
 
 def _report_training(asked: job.Job, seed: int, trained: Any, path: Path, title: str) -> None:

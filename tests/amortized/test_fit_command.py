@@ -1,6 +1,7 @@
 """`vipatterns fit` on a model whose parameters learn: it is trained, never climbed; bad input is one sentence."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -40,6 +41,45 @@ def test_a_model_that_learns_is_trained_with_the_settings_of_its_file(run):
     more = run("fit", "my_model.py", "--out", "out", "--force", "--json", "--method", "train(num_epochs=3)")
     record = json.loads(more.stdout)
     assert (record["num_steps"], len(record["held_out_elbos"])) == (6, 3)
+
+
+def test_a_report_that_is_interrupted_leaves_what_was_trained(run, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vipatterns.amortized.report.log_likelihood", stop)
+        done = run("fit", "my_model.py", "--out", "out")
+    assert done.exit_code == 130, done.output
+    assert "written to out: run.safetensors" in done.stderr
+    assert "what was finished is above and in --out." in done.stderr
+    assert run("fit", "my_model.py", "--out", "out", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize("checkpoint_fits", [True, False])
+def test_a_full_disk_is_a_sentence_and_what_was_trained_is_told(run, monkeypatch, checkpoint_fits):
+    def cut(path, text, encoding):
+        path.write_bytes(b"<!doctype")
+        raise OSError(28, "No space left on device")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_text", cut)
+        if not checkpoint_fits:
+            patch.setattr(os, "fsync", full)
+        done = run("fit", "my_model.py", "--out", "out")
+    assert done.exit_code == 2, done.output
+    assert "The report out/report.html cannot be written: No space left on device; make room" in done.stderr
+    assert "Traceback" not in done.output
+    assert "epochs     2, the best is 2; 4 steps" in done.stdout
+    said = "not saved  The checkpoint out/run.safetensors cannot be written: No space left on device"
+    assert (said in done.stdout) == (not checkpoint_fits)
+    assert [path.name for path in pathlib.Path().glob("out/*")] == ["run.safetensors"] * checkpoint_fits  # and no half of a report
+    if checkpoint_fits:
+        more = run("fit", "my_model.py", "--out", "out", "--force")
+        assert (more.exit_code, pathlib.Path("out/report.html").exists()) == (0, True), more.output
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+import pandas as pd
 import pytest
 from linear import best_loglik, guide, loglik, model, rows
 
 import vipatterns as vip
+from vipatterns.amortized import run
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -92,6 +94,15 @@ def test_a_schedule_warms_up_and_the_held_out_rows_are_weighed_in_full(rng_key):
     assert held.elbo > free.held_out_elbos[-1] + 0.5
 
 
+def test_progress_tells_nats_a_datum_bits_a_dimension_and_the_rate(rng_key, capsys):
+    trained = train(rng_key, num_epochs=1, progress=True)
+    found = re.search(r"model: step 11 of at most 11, epoch 1, elbo (.*) nats, (.*) bits/dim, ([\d,]+) rows/s\n", capsys.readouterr().err)
+    assert abs(float(found[1]) - trained.elbos[0]) <= 0.005
+    assert abs(float(found[2]) + trained.elbos[0] / 4 / np.log(2)) <= 0.0005
+    seconds = trained.compile_seconds + trained.run_seconds
+    assert float(found[3].replace(",", "")) > 11 * 32 / seconds
+
+
 def test_float64_is_a_setting(rng_key):
     assert train(rng_key, dtype="float64").params["noise"].dtype == np.float64
     assert train(rng_key).params["noise"].dtype == np.float32
@@ -111,7 +122,7 @@ sys.path.insert(0, {folder!r})
 import jax, numpy as np, optax
 from linear import guide, model, rows
 import vipatterns as vip
-from vipatterns.amortized import run, training
+from vipatterns.amortized import Parquet, run, training
 run.SECONDS_BETWEEN, training.STEPS_A_CALL = 0.0, 3
 slow = run.Disk.keep
 def keep(self, *args, **options):
@@ -119,33 +130,39 @@ def keep(self, *args, **options):
     print("kept", flush=True)
     time.sleep({pause})
 run.Disk.keep = keep
-trained = vip.train(jax.random.key(3), model, guide, rows(), num_epochs=4, batch_size=16, optimizer=optax.adam(0.01),
+trained = vip.train(jax.random.key(3), model, guide, {data}, num_epochs=4, batch_size=16, optimizer=optax.adam(0.01),
                     checkpoint={path!r}, progress=False)
 np.savez({path!r} + ".npz", elbos=trained.elbos, held_out=trained.held_out_elbos, **trained.params)
 """
 
 
-def killed_after(num_kept, path):
+def killed_after(num_kept, path, data, delay=0.0):
     """Starts the run and kills it after so many checkpoints, in the middle of whatever comes next; None lets it end."""
-    code = KILLED.format(folder=str(FOLDER), path=str(path), pause=0.0 if num_kept is None else 0.05)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    code = KILLED.format(folder=str(FOLDER), path=str(path), data=data, pause=0.0 if num_kept is None else 0.01)
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(path.parent / "jax"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, **compiled})
     for _ in range(num_kept or 10_000):
         if not process.stdout.readline():
             break
     if num_kept is not None:
-        time.sleep(0.02)
+        time.sleep(delay)
         os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=200)
     return process.returncode
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("kind", ["memory", "stream"])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, kind):
+    """Of a stream's six chunks an epoch, each but the last takes two compiled calls, with a checkpoint after each."""
+    pd.DataFrame(rows()["x"], columns=list("abcd")).to_parquet(tmp_path / "t.parquet", row_group_size=20)
+    data = "rows()" if kind == "memory" else f"Parquet({str(tmp_path / 't.parquet')!r}, {{'x': list('abcd')}}, window=64)"
     whole, often = tmp_path / "whole.safetensors", tmp_path / "often.safetensors"
-    assert killed_after(None, whole) == 0
-    for num_kept in (1, 5, 12):  # in the first epoch, at its end, in the second
-        assert killed_after(num_kept, often) == -signal.SIGKILL
-    assert killed_after(None, often) == 0
+    assert killed_after(None, whole, data) == 0
+    # within a chunk of the first epoch, after a chunk of it, and in the second: as it rests, computes or writes
+    for num_kept, delay in ((1, 0.0), (5, 0.013), (12, 0.016)):
+        assert killed_after(num_kept, often, data, delay) == -signal.SIGKILL
+    assert killed_after(None, often, data) == 0
     one, two = (np.load(f"{path}.npz") for path in (whole, often))
     assert sorted(one) == sorted(two)
     for name in one:
@@ -202,7 +219,7 @@ def test_a_file_that_is_no_checkpoint_is_a_sentence(rng_key, tmp_path, spoil):
     assert "\n" not in str(error.value)
 
 
-def test_a_full_disk_ends_no_run(rng_key, tmp_path, monkeypatch):
+def test_a_full_disk_ends_no_run(rng_key, tmp_path, monkeypatch, capsys):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
@@ -210,7 +227,9 @@ def test_a_full_disk_ends_no_run(rng_key, tmp_path, monkeypatch):
     train(rng_key, checkpoint=path, num_epochs=1)
     before = path.read_bytes()
     monkeypatch.setattr(os, "fsync", full)
-    trained = train(rng_key, checkpoint=path)
+    monkeypatch.setattr(run, "SECONDS_BETWEEN", 0.0)
+    trained = train(rng_key, checkpoint=path, progress=True)
+    assert ": step 22 of at most 33, checkpoint not written, epoch 2, elbo" in capsys.readouterr().err
     assert "No space left on device" in trained.not_saved
     assert trained.not_saved in repr(trained)
     assert len(trained.elbos) == 3

@@ -37,7 +37,7 @@ def save(path: Path, trees: dict[str, Any], record: dict) -> None:
     except OSError as error:
         with suppress(OSError):
             new.unlink()
-        raise InputError(f"The checkpoint {path} cannot be written: {error.strerror}.") from error
+        raise InputError(f"The checkpoint {path} cannot be written: {error.strerror}; make room, or name another file.") from error
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -1,6 +1,7 @@
 """What a trained model is worth and what it has learned, as one HTML file with figures; no request leaves it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 
@@ -38,10 +39,14 @@ def write(rng_key, trained: Trained, path: str | Path, *, rows: dict | None = No
         InputError: the file cannot be written.
     """
     text = html(rng_key, trained, rows=rows, labels=labels, title=title, progress=progress)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
+    new = Path(path).with_name(f"{Path(path).name}.new")
+    try:  # a report that was there is replaced whole, or stays
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
     except OSError as error:
-        raise InputError(f"The report {path} cannot be written: {error.strerror}.") from error
+        with suppress(OSError):
+            new.unlink()
+        raise InputError(f"The report {path} cannot be written: {error.strerror}; make room, or name another file or folder.") from error
 
 
 def html(rng_key, trained: Trained, *, rows: dict | None = None, labels=None, title: str = "", progress=None) -> str:

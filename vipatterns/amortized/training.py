@@ -1,5 +1,7 @@
 """Training of an amortised model: minibatches, held-out ELBO, early stopping."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -96,7 +98,7 @@ def train(
         values = Values(pair, key_init, dtype)
         values.refuse(chunk, lambda row: _where(stream, 0, chunk, row))
         values.refuse(kept, where_kept)
-        speaks_for = pair.check(key_init, first)
+        speaks_for, num_dims = pair.check(key_init, first)
         optimizer = optax.adam(1e-3) if optimizer is None else optimizer
         svi = SVI(model, guide, optax_to_numpyro(optimizer), Trace_ELBO() if objective is None else objective)
         state = jax.jit(lambda key: svi.init(key, **first, **static))(key_init)
@@ -121,10 +123,12 @@ def train(
                             values.refuse(chunk, lambda row, c=c, chunk=chunk: _where(stream, c, chunk, row))
                         orders = list(_orders(key_order, told.epoch, c, len(next(iter(chunk.values()))), size))
                         for order in orders[told.call :]:
+                            began = time.perf_counter()
                             state, losses = run(clock, state, placed, order, told.num_steps)
                             told.took(np.asarray(losses, float))
-                            report(told.num_steps, f"epoch {told.epoch + 1}, elbo {-told.losses[-len(order) :].mean():.3f}")
+                            said = _said(told, len(order), num_dims, order.size / (time.perf_counter() - began))
                             disk.keep(state, told)
+                            report(told.num_steps, "checkpoint not written, " * bool(disk.failed) + said)
                         told.chunk, told.call = c + 1, 0
                     params = svi.get_params(state)
                     told.end_epoch(np.concatenate([np.asarray(weigh(params, batch), float) for batch in weighed]), params)
@@ -182,6 +186,12 @@ def _program(svi: SVI, static: dict, schedules: Mapping[str, Callable], speaks_f
         return programs[shapes](*args)
 
     return run
+
+
+def _said(told: Progress, num_steps: int, num_dims: int, rate: float) -> str:
+    """How it goes, by the last so many steps; `num_dims` elements a datum, `rate` rows a second."""
+    elbo = -told.losses[-num_steps:].mean()
+    return f"epoch {told.epoch + 1}, elbo {elbo:.2f} nats, {-elbo / num_dims / math.log(2):.3f} bits/dim, {rate:,.0f} rows/s"
 
 
 def _sources(rng_key, data: dict | Stream, held_out: float | dict, static: dict | None) -> tuple[Stream, dict, dict, Callable]:

@@ -54,8 +54,8 @@ class Pair:
         """The trace of the model or the guide on a batch."""
         return handlers.trace(self._seeded(function, rng_key, params)).get_trace(**batch, **self.static)
 
-    def check(self, rng_key, batch: dict) -> float:
-        """Rows that the loss of this batch speaks for: their number, times the scale of a plate that is subsampled.
+    def check(self, rng_key, batch: dict) -> tuple[float, int]:
+        """Rows that the loss of this batch speaks for: their number, times the scale of a plate that is subsampled; and elements of a row.
 
         Raises:
             InputError: a latent is shared by all rows, or model and guide do not have the same latents.
@@ -71,8 +71,9 @@ class Pair:
                     "numpyro.param or a network's weight, or fit the model by vip.fit with vip.Guide."
                 )
         num = len(next(iter(batch.values())))
-        scales = [site["scale"] for site in model.values() if site["type"] == "sample" and site["is_observed"]]
-        return num * float(scales[0] or 1.0) if scales else float(num)
+        observed = [site for site in model.values() if site["type"] == "sample" and site["is_observed"]]
+        speaks_for = num * float(observed[0]["scale"] or 1.0) if observed else float(num)
+        return speaks_for, max(sum(jnp.size(site["value"]) for site in observed) // num, 1)
 
     def _seeded(self, function: Callable, rng_key, params: dict) -> Callable:
         return handlers.substitute(handlers.seed(function, rng_key), data=params)
