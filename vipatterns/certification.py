@@ -30,7 +30,8 @@ MAX_PROPOSALS = 640_000
 are fairly even: at 40,000 draws k-hat scatters, and a bounded weight whose peak is rarely met looks like a heavy tail."""
 MORE = 4
 HELD_NUMBERS = 1.6e7
-"""Up to so many numbers hold the draws, 128 MB. MORE times as many draws may be weighed, of which half as many are held (thinning.py)."""
+"""Up to so many numbers hold the draws, 128 MB. Where only a Monte Carlo error is too large, MORE times as many are weighed, and half as
+many held (thinning.py)."""
 EVEN = 0.3
 """Effective share of the draws from which more draws are worth their cost."""
 NEARLY_EVEN = 0.95
@@ -152,7 +153,7 @@ def certify(
     del z  # as large as what is held
     judged = _judge(drawn, 4 * num_samples, account, further)
     stopped = account.stopped_because
-    while judged.more_may_help and (number := drawn.size) < most:
+    while judged.more_may_help and (number := drawn.size) < (most if judged.too_few else held):
         if clock.over and stopped.startswith("time budget"):
             break
         if clock.over:
@@ -239,6 +240,7 @@ class _Judged:
     log_weights: np.ndarray  # (n,) of those that are held
     raw: dict[str, np.ndarray]  # scalar -> mean and sd of the draws of q without weights
     more_may_help: bool
+    too_few: bool  # of a q that is good enough: a Monte Carlo error is too large, which more draws make smaller for certain
 
 
 def _judge(drawn: Drawn, num_kept: int, account: Account, further: str, raw: dict | None = None) -> _Judged:
@@ -255,7 +257,8 @@ def _judge(drawn: Drawn, num_kept: int, account: Account, further: str, raw: dic
     worth = weights.ess > EVEN * log_p.size or certificate.khat < certificate.khat_threshold
     sound = not (certificate.ok or further or account.refused) and names and bool(np.isfinite(scalars).all())
     of_raw = _judge_raw(log_weights, names, scalars, raw, certificate, log_p.size)
-    return _Judged(certificate, of_raw, log_weights, raw, bool(worth and sound))
+    too_few = certificate.khat < certificate.khat_threshold and not certificate.mcse < diagnosis.MCSE_SHARE
+    return _Judged(certificate, of_raw, log_weights, raw, bool(worth and sound), too_few)
 
 
 def _certificate(weights, halves, names, scalars, num_kept: int, account: Account, modes: str, log_weights=None) -> Certificate:
