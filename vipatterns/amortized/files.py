@@ -137,7 +137,14 @@ class Parquet(Rows):
         super().__init__(lengths, as_count(window, "window"))
 
     def whole(self, argument: str) -> np.ndarray:
-        """One argument's rows, all of them in the order of the file, (N, ...); no other column is read."""
+        """One argument's rows, in the order of the file; no other column is read.
+
+        Args:
+            argument: of the model, one that `columns` names.
+
+        Returns:
+            (N, ...).
+        """
         narrow = Parquet(self.path, {argument: self.columns[argument]}, window=self.window, scale=self.scale)
         with narrow._opened() as read:
             return np.concatenate([read(piece)[argument] for piece in range(len(self.starts) - 1)])
