@@ -179,7 +179,7 @@ def of_batches(target, estimate, batches):
 def mean_of(monkeypatch, target, batch_size, batches):
     """Of all rows, and the mean over `batches` (M, batch_size), rows that are taken in place of random ones."""
     estimate, _ = minibatch.log_p(target, batch_size)
-    monkeypatch.setattr(jax.random, "choice", lambda rows, size, shape, replace: rows)
+    monkeypatch.setattr(minibatch, "random_rows", lambda rows, size, batch_size: rows)
     whole, parts = of_batches(target, estimate, jnp.asarray(batches))
     assert parts.std(0).max() > 1e-3 * np.abs(parts).max(), "the batches differ"
     return whole, parts.mean(0), np.abs(parts).max(0)
