@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 from scipy.stats import t
 
 import vipatterns as vip
-from vipatterns import density, minibatch, patterns
+from vipatterns import density, minibatch, mode, patterns
 from vipatterns.errors import InputError
 from vipatterns.patterns import linear_regression
 
@@ -130,6 +130,9 @@ MODELS = {
     "mixture_subsampled": (mixture_subsampled, Y),
 }
 
+HARD = {"masked", "factored"}
+"""Rows of a Student t, whose slopes turn round within an sd of so few rows, and absolute deviations, whose slopes jump."""
+
 
 def data_plates(target):
     """Sizes of the plates of observed sites that hold no latents."""
@@ -223,6 +226,51 @@ def test_random_rows_are_drawn_evenly(name, rng_key, z_bound):
     assert len(np.unique(parts[:, -1].round(10))) == 36  # pairs of nine rows, none of one row twice
     error = np.abs(parts.mean(0) - whole) / (parts.std(0, ddof=1) / np.sqrt(len(parts)))
     assert (error < z_bound(whole.size)).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_steadies_a_minibatch_does_not_move_it(name, monkeypatch):
+    """Over all batches the mean is the whole, near the point where the rows' slopes are known and away from it; and the noise is less."""
+    model, data = MODELS[name]
+    with density.precision("float64"):
+        target = density.read(model, data)
+        start = mode.find(jax.random.key(0), target, density.Clock())
+        estimate, _ = minibatch.log_p(target, 3)
+        steady = minibatch.steadied(estimate, start)
+        monkeypatch.setattr(minibatch, "random_rows", lambda rows, size, batch_size: rows)
+        batches = jnp.asarray(list(itertools.combinations(range(9), 3)))
+        for away in (0.1, 3.0):
+            z = jnp.asarray(start.loc + mode.scaled(start.factor, away * np.ones(target.dim) / np.sqrt(target.dim)))
+
+            def of_a_batch(batch, function, z=z):
+                value, gradient = jax.value_and_grad(function)(z, batch, target.arrays)
+                return jnp.append(gradient, value)
+
+            whole, plain, less = (
+                jax.lax.map(jax.jit(lambda batch, f=f: of_a_batch(batch, f)), batches)
+                for f in (lambda z, batch, arrays: target.log_p(z, arrays), estimate, steady)
+            )
+            np.testing.assert_allclose(less.mean(0), whole[0], atol=1e-11 * float(abs(less).max()))
+            if away < 1 and name not in HARD:
+                assert (less.std(0) < 0.5 * plain.std(0) + 1e-12).all()
+
+
+@pytest.mark.slow
+def test_minibatches_of_many_rows_converge(rng_key):
+    """Of 20,000 rows, 100 a step: without knowing the rows' slopes at the mode, 20,000 steps are not enough."""
+    rng = np.random.default_rng(0)
+    x = np.c_[np.ones(20_000), rng.normal(size=(20_000, 4)) * [1, 30, 0.1, 5]]
+
+    def model(x, y=None):
+        slopes = numpyro.sample("slopes", dist.Normal(0.0, 10.0).expand([5]).to_event(1))
+        with numpyro.plate("row", len(x)):
+            numpyro.sample("y", dist.Bernoulli(logits=x @ slopes), obs=y)
+
+    y = (rng.uniform(size=20_000) < 1 / (1 + np.exp(-x @ [0.3, 1.0, -0.02, 3.0, 0.1]))).astype(float)
+    fit = vip.FullRank(batch_size=100).fit(rng_key, model, {"x": x, "y": y}, progress=False)
+    assert fit.stopped_because.startswith("converged")
+    assert fit.num_steps < 5_000
+    assert fit.certificate.ok, fit.certificate.verdict
 
 
 def test_all_rows_are_no_minibatch():

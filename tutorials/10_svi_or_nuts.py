@@ -152,8 +152,10 @@ print(
 # steps, which together read the table `{python} f"{len(trained.losses) * 200 / 2_000:.0f}"` times. DADVI read it once for each draw that it
 # weighed, and a handful of times more. Minibatches win where one pass is dear (hundreds of thousands of rows, or more than memory holds),
 # or where every row brings latents of its own, and then [amortisation](09_amortisation.md) helps too. `vip.MeanField(batch_size=...)` and
-# `vip.FullRank(batch_size=...)` do the same with restarts and a measured end; their certificates still read every row. A judge who sees a
-# fifteenth of the evidence is no judge.
+# `vip.FullRank(batch_size=...)` do the same with restarts and a measured end. They begin at the mode of all rows, and what a batch makes of
+# the slope there is taken off its estimate, the slope of all rows put in its place (Baker et al. 2019, arXiv 1706.05439): near the mode a
+# batch then says almost what the whole table says. Their certificates still read every row. A judge who sees a fifteenth of the evidence is
+# no judge.
 #
 # ## What k-hat can see, and with how many draws
 #

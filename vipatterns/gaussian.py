@@ -84,6 +84,7 @@ def fit(
         target = read(model, data, args=args, dtype=method.dtype)
         log_p, num_data = minibatch.log_p(target, method.batch_size)
         start = mode.find(key_mode, target, clock)
+        log_p = log_p if method.batch_size is None else minibatch.steadied(log_p, start)
         num_particles = svi.num_particles(method.num_particles, num_data)
 
         def locate(params, context):

@@ -15,6 +15,7 @@ from numpyro import handlers
 
 from vipatterns.density import Density, FullSize
 from vipatterns.errors import InputError
+from vipatterns.mode import Start
 
 
 class Redrawn(FullSize):
@@ -83,6 +84,26 @@ def log_p(target: Density, batch_size: int | None) -> tuple[Callable, int]:
             f"{advice}, or fit without batch_size."
         )
     return estimate, max(1, target.num_data * batch_size // size)
+
+
+def steadied(estimate: Callable, start: Start) -> Callable:
+    """The same expectation with less noise: where the posterior is, the rows' slopes differ by far more than they bend.
+
+    At `start` log p and its gradient are known from all rows, and what the drawn rows make of both there is taken off again (Baker,
+    Fearnhead, Fox and Nemeth 2019, arXiv 1706.05439).
+
+    Args:
+        estimate: of `log_p`.
+        start: where; the closer q is to it, the less noise is left.
+    """
+    values, gradients, _ = start.derivatives(start.loc[None])
+    loc, value, gradient = jnp.asarray(start.loc), jnp.asarray(-values[0]), jnp.asarray(-gradients[0])
+
+    def steady(z, rng_key, arrays):
+        of_rows, slope = jax.value_and_grad(estimate)(loc, rng_key, arrays)
+        return estimate(z, rng_key, arrays) - (of_rows - value) - jnp.vdot(slope - gradient, z - loc)
+
+    return steady
 
 
 def random_rows(rng_key, size: int, batch_size: int) -> jax.Array:
