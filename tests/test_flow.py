@@ -84,7 +84,7 @@ def test_minibatches(rng_key, z_bound):
     data = linear_regression.data()
     fit = vip.fit(rng_key, linear_regression.model, data, method=vip.Flow(**SMALL, batch_size=10))
     log_evidence = float(linear_regression.log_evidence(**data))
-    assert fit.losses[:, -100:].std() > 5, "rows come and go"
+    assert fit.losses[:, -100:].std() > 0.1, "rows come and go"
     assert -0.5 < fit.elbo - log_evidence < z_bound() * fit.elbo_mcse
     assert abs(fit.certificate.log_evidence - log_evidence) < z_bound() * fit.certificate.log_evidence_mcse
 

@@ -30,7 +30,7 @@ class FullRank:
     num_particles: int | None = None
     """Draws of q a gradient, in antithetic pairs; by default 32, fewer (down to 8) when the data are large."""
     batch_size: int | None = None
-    """Rows of the data plate a gradient; None takes all. The certificate always weighs with all of them."""
+    """Rows of the data plate a gradient; None takes all. The search for a mode and the certificate always read all of them."""
     learning_rate: float = 0.1
     """First step size, in posterior sds; it decays by itself."""
     num_samples: int = 1_000
