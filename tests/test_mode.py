@@ -231,3 +231,10 @@ def test_starts_that_meet_nan_are_left_behind(rng_key):
     start = find(rng_key, walled, {})
     assert start.loc == pytest.approx([0.9], abs=1e-6)
     assert start.at_mode
+
+
+@pytest.mark.parametrize("size", [1e-250, 1.0, 1e250])
+def test_a_curvature_of_any_size_is_positive_definite_or_not(size):
+    assert newton.positive_definite(size * np.array([[2.0, 1.0], [1.0, 2.0]]))
+    assert not newton.positive_definite(size * np.array([[1.0, 2.0], [2.0, 1.0]]))
+    assert not newton.positive_definite(size * np.array([[1.0, 0.0], [0.0, -1.0]]))

@@ -214,3 +214,11 @@ def test_draws_of_which_nothing_varies_are_refused_in_a_sentence():
     certificate = nuts._judge(draws, np.zeros((4, 100), bool), modes.Modes())
     assert not certificate.ok
     assert certificate.verdict.startswith("Not safe: no scalar of any site varies from draw to draw")
+
+
+def test_chains_that_stand_still_apart_are_refused_in_a_sentence():
+    """Their variance within is zero: nothing is divided by it in front of the user."""
+    draws = {"z": np.broadcast_to(np.arange(4.0)[:, None], (4, 64))}
+    certificate = nuts._judge(draws, np.zeros((4, 64), bool), modes.Modes())
+    assert not certificate.ok
+    assert "chains disagree on z (R-hat inf" in certificate.verdict

@@ -89,7 +89,10 @@ def _usable(value, gradient, hessian) -> np.ndarray:
 def positive_definite(hessian: np.ndarray) -> bool:
     """Of unit diagonal: in raw units rounding may turn the smallest eigenvalue negative."""
     diagonal = np.diagonal(hessian)
-    return bool((diagonal > 0).all() and np.linalg.eigvalsh(hessian / np.sqrt(np.outer(diagonal, diagonal)))[0] > 0)
+    if not (diagonal > 0).all():
+        return False
+    unit = np.sqrt(diagonal)  # before they are multiplied: curvatures at a mode at infinity may be as large as numbers go
+    return bool(np.linalg.eigvalsh(hessian / unit / unit[:, None])[0] > 0)
 
 
 def _trust_region_step(gradient, hessian, radius) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

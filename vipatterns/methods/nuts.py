@@ -198,6 +198,7 @@ def _centres(start: mode.Start, found: modes.Modes, num_chains: int) -> np.ndarr
     return np.array([places[i % len(places)] for i in range(num_chains)])
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # of chains that stand still, apart: their R-hat is infinite
 def _judge(values: dict[str, np.ndarray], diverging: np.ndarray, found: modes.Modes) -> Certificate:
     """R-hat, bulk and tail ess, Monte Carlo errors of the mean and the sd of every scalar, and divergences.
 
@@ -220,8 +221,8 @@ def _judge(values: dict[str, np.ndarray], diverging: np.ndarray, found: modes.Mo
     facts = {"rhat": float(rhat[worst]), "ess": float(ess[fewest]), "mcse": max(float(1 / np.sqrt(ess[fewest])), error)}
     divergent = int(diverging.sum())
     problems = ["one chain has no other to disagree with (num_chains=4 has)"] if len(draws) == 1 else []
-    if rhat[worst] > MAX_RHAT:
-        problems.append(f"chains disagree on {names[worst]} (R-hat {rhat[worst]:.3f}, needs <= {MAX_RHAT})")
+    if not rhat[worst] <= MAX_RHAT:  # nan is no pass
+        problems.append(f"chains disagree on {names[worst]} (R-hat {rhat[worst]:.4g}, needs <= {MAX_RHAT})")
     if ess[fewest] < MIN_ESS:
         problems.append(f"{names[fewest]} has {ess[fewest]:.0f} effective draws, needs {MIN_ESS}")
     if not error < diagnosis.MCSE_SHARE:  # nan is no pass
