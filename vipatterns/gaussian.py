@@ -84,7 +84,6 @@ def fit(
         target = read(model, data, args=args, dtype=method.dtype)
         log_p, num_data = minibatch.log_p(target, method.batch_size)
         start = mode.find(key_mode, target, clock)
-        log_p = log_p if method.batch_size is None else minibatch.steadied(log_p, start)
         num_particles = svi.num_particles(method.num_particles, num_data)
 
         def locate(params, context):
@@ -99,7 +98,8 @@ def fit(
             key_noise, key_batch = jax.random.split(rng_key)
             offset = family.offset(params["shape"], context, noise_of(key_noise, num_particles))
             z = locate(params, context) + offset
-            value = jax.vmap(log_p, (0, None, None))(z, key_batch, arrays).mean()
+            steady = minibatch.steadied(log_p, context["centre"]) if method.batch_size else log_p
+            value = jax.vmap(steady, (0, None, None))(z, key_batch, arrays).mean()
             quadratic = (mode.scaled(context["hessian"], offset) * offset).sum(-1).mean()
             predicted = family.expected_quadratic(params["shape"], context)
             return -value - 0.5 * context["trust"] * (quadratic - predicted) - family.entropy(params["shape"], context)
@@ -110,7 +110,8 @@ def fit(
         def context_of(loc, offsets):
             around = start.around(loc, offsets)
             context = {"loc": loc, "factor": around.factor, "hessian": around.hessian, "trust": around.trust}
-            return around, {k: jnp.asarray(v) for k, v in (context | family.coordinates(around)).items()}
+            arrays = {k: jnp.asarray(v) for k, v in (context | family.coordinates(around)).items()}
+            return around, arrays | ({"centre": minibatch.centre(start.derivatives, loc)} if method.batch_size else {})
 
         def refresh(params, elbos, context):
             locs, best = np.asarray(jax.vmap(locate, (0, None))(params, context)), int(np.nanargmax(elbos))

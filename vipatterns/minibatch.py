@@ -15,7 +15,6 @@ from numpyro import handlers
 
 from vipatterns.density import Density, FullSize
 from vipatterns.errors import InputError
-from vipatterns.mode import Start
 
 
 class Redrawn(FullSize):
@@ -86,18 +85,23 @@ def log_p(target: Density, batch_size: int | None) -> tuple[Callable, int]:
     return estimate, max(1, target.num_data * batch_size // size)
 
 
-def steadied(estimate: Callable, start: Start) -> Callable:
+def centre(derivatives: Callable, loc: np.ndarray) -> tuple[jax.Array, ...]:
+    """`loc` (D,), with log p (nats) and its gradient (D,) there, from all rows; `derivatives` is that of a `mode.Start`."""
+    values, gradients, _ = derivatives(loc[None])
+    return jnp.asarray(loc), jnp.asarray(-values[0]), jnp.asarray(-gradients[0])
+
+
+def steadied(estimate: Callable, centre: tuple[jax.Array, ...]) -> Callable:
     """The same expectation with less noise: where the posterior is, the rows' slopes differ by far more than they bend.
 
-    At `start` log p and its gradient are known from all rows, and what the drawn rows make of both there is taken off again (Baker,
+    What the drawn rows make of log p and its gradient at `centre` is taken off, and what all rows make of them put in its place (Baker,
     Fearnhead, Fox and Nemeth 2019, arXiv 1706.05439).
 
     Args:
         estimate: of `log_p`.
-        start: where; the closer q is to it, the less noise is left.
+        centre: of `centre`, which should be near q's mean: far from it there is more noise, not less.
     """
-    values, gradients, _ = start.derivatives(start.loc[None])
-    loc, value, gradient = jnp.asarray(start.loc), jnp.asarray(-values[0]), jnp.asarray(-gradients[0])
+    loc, value, gradient = centre
 
     def steady(z, rng_key, arrays):
         of_rows, slope = jax.value_and_grad(estimate)(loc, rng_key, arrays)

@@ -80,7 +80,7 @@ class Flow:
             log_p, num_data = minibatch.log_p(target, self.batch_size)
             params, rebuild = self._networks(key_start, target.dim)
             start = linear_response.improved(key_improve, target, mode.find(key_mode, target, clock), clock)
-            log_p = log_p if self.batch_size is None else minibatch.steadied(log_p, start)
+            log_p = log_p if self.batch_size is None else minibatch.steadied(log_p, minibatch.centre(start.derivatives, start.loc))
             curved = coordinates.of(start)
             num_particles = svi.num_particles(self.num_particles, num_data)
 
