@@ -42,7 +42,7 @@ def make(name):
     method = vip.NUTS(**RUN | posterior.reference_settings)
     fit = method.fit(jax.random.key(2_026), posterior.model, posterior.data(), progress=False)
     found = table(fit)
-    found = found[[label.partition("[")[0] not in posterior.without for label in found.index]]
+    found = found[(found.sd != 0) & [label.partition("[")[0] not in posterior.without for label in found.index]]
     certificate = fit.certificate
     facts = {
         "posterior": name,
@@ -59,15 +59,14 @@ def make(name):
 
 
 def table(fit):
-    """A row a scalar that varies, its label the index: mean, sd, mean_mcse, sd_mcse."""
+    """A row a scalar, its label the index: mean, sd, mean_mcse, sd_mcse."""
     draws, effective = read_draws(fit)
     parts = []
     for values in draws.data_vars.values():
         m = of_draws(values.values, effective)
         columns = {"mean": m.mean, "sd": m.sd, "mean_mcse": m.mean_mcse, "sd_mcse": m.sd_mcse}
         parts.append(pd.DataFrame(columns, index=pd.Index(scalar_labels(values), name="scalar")))
-    found = pd.concat(parts)
-    return found[found.sd != 0]
+    return pd.concat(parts)
 
 
 def read(name):
