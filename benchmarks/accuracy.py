@@ -113,7 +113,7 @@ def methods_section(table):
         (
             r.posterior,
             r.method + (f" ({r.answered})" if r.method == "Ladder" else ""),
-            f"{r.mean_error:.3f} ± {r.mean_error_mcse:.3f}" if pd.notna(r.mean_error) else "",
+            f"{r.mean_error:.3g} ± {r.mean_error_mcse:.2g}" if pd.notna(r.mean_error) else "",
             f"{r.sd_ratio_min:.2f} to {r.sd_ratio_max:.2f}" if pd.notna(r.sd_ratio_min) else "",
             number(r.khat),
             number(r.ess, 0),
