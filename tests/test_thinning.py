@@ -48,6 +48,15 @@ def test_what_is_held_are_the_draws_of_the_largest_priority(rng_key):
     assert set(np.flatnonzero(drawn.log_p - drawn.log_q > drawn.cut)) <= set(drawn.held), "a weight above the cut stays for certain"
 
 
+def test_a_sample_that_is_asked_to_be_thinned_again_goes_on(rng_key):
+    """As where draws are taken in more than one round: it raised, since it no longer holds what it let go."""
+    key, key_again, key_more = keys.split(rng_key, 3)
+    once = thinned(key)
+    again = once.thinned(keys.generator(key_again), 700)
+    assert again is once
+    assert again.extended(batch, key_more, 1_500, batch=1_000).size == 2_000 + 6_500 + 1_500
+
+
 def test_sums_over_what_is_held_are_those_over_all(rng_key, z_bound):
     """Of p = N(0, 1) the weighted moments 0, 1, 0, 3; their errors by the scatter over runs."""
     moments = []

@@ -82,6 +82,10 @@ class Thinned(Drawn):
     cut: float
     """Log of the largest w / u that was let go."""
 
+    def thinned(self, rng: np.random.Generator, most_held: int) -> "Thinned":
+        """This sample as it is: what it let go cannot be drawn from again."""
+        return self
+
     def log_weights(self, weights: Weights) -> np.ndarray:
         """(n,) of the draws that are held, normalised, from the smoothed weights of all."""
         ratio = (self.log_p - self.log_q)[self.held]
