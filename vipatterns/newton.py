@@ -109,6 +109,7 @@ def _trust_region_step(gradient, hessian, radius) -> tuple[np.ndarray, np.ndarra
     return step, decrease, norm
 
 
+@np.errstate(over="ignore")  # a step of infinite length is outside
 def _newton_steps(gradient, hessian) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Newton's own steps, far cheaper than eigenvalues; of infinite length where a Hessian is not positive definite."""
     try:
