@@ -257,7 +257,7 @@ def test_what_steadies_a_minibatch_does_not_move_it(name, monkeypatch):
 
 @pytest.mark.slow
 def test_minibatches_of_many_rows_converge(rng_key):
-    """Of 20,000 rows, 100 a step: without knowing the rows' slopes at the mode, 20,000 steps are not enough."""
+    """Of 20,000 rows in raw units, 100 a step; it fails where the rows' slopes at the centre are not taken off."""
     rng = np.random.default_rng(0)
     x = np.c_[np.ones(20_000), rng.normal(size=(20_000, 4)) * [1, 30, 0.1, 5]]
 

@@ -113,8 +113,8 @@ def steadied(estimate: Callable, centre: tuple[jax.Array, ...]) -> Callable:
 def random_rows(rng_key, size: int, batch_size: int) -> jax.Array:
     """(batch_size,) different rows out of `size`, each as likely as any other: one from each of as many stretches, which begin anywhere.
 
-    A stratified sample (Cochran 1977, Sampling Techniques, chapter 5): no noisier than one that is shuffled, and it takes as long as the
-    batch is large, where shuffling the rows takes longer than all else.
+    A stratified sample (Cochran 1977, Sampling Techniques, chapter 5), which takes as long as the batch is large, where
+    shuffling the rows takes longer than all else.
     """
     key_start, key_within = jax.random.split(rng_key)
     bounds = np.arange(batch_size + 1) * size // batch_size
